@@ -120,8 +120,8 @@ def run(
 
 def run_tests(session: nox.Session, name: str, *chosen: str, processes: int = 2) -> None:
     """Run tests against the wheel that is installed in the environment of that name."""
-    # sockets need short paths
-    environment = {"CPSIM_TEST_INSTALLED": "1", "TMPDIR": "/tmp"}  # noqa: S108
+    # sockets need short paths; trio's plugin of hypothesis, which is not ours, would be imported by each process
+    environment = {"CPSIM_TEST_INSTALLED": "1", "TMPDIR": "/tmp", "HYPOTHESIS_NO_PLUGINS": "1"}  # noqa: S108
     options = session.posargs
     if not options and processes > 1:
         # what is imported is compiled once, not by all processes at the same time

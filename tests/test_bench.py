@@ -78,3 +78,17 @@ def test_with_a_compiler_the_programs_in_c_answer_and_ask(monkeypatch, tmp_path)
         assert limit.oneshot(address, 2) > 0
         served(path)
         served(address)
+
+
+@pytest.mark.thorough
+def test_the_memory_of_a_run_is_measured_without_sockets(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import memory
+
+    try:
+        monkeypatch.setattr(memory, "JOBS", (100, 200))
+        (_, greatest), _ = memory.by_length(tmp_path)
+        assert min(greatest[:2]) > 50  # MB: that is what Python and its libraries take
+    finally:
+        for name in ("memory", "rounds"):
+            sys.modules.pop(name, None)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
-from typing import TYPE_CHECKING
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
 
 from cpsim.errors import CpsimError, in_one_line
 from cpsim.evidence.files import EVIDENCE, WORKLOAD
@@ -15,9 +17,13 @@ from cpsim.system.replacing import replacing
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from cpsim.evidence.evidence import Evidence
+
+TEMPORARY_BYTES: Final = 50
+"""Of an operation, at least, in temporary files that are yet to come."""
+LEDGER_BYTES: Final = 200
+"""Of a slot of the ledger, at least, which is in temporary files twice while it is judged."""
 
 
 def begin(evidence: Evidence, folder: Path, processes: int) -> None:
@@ -43,12 +49,19 @@ def begin(evidence: Evidence, folder: Path, processes: int) -> None:
             (folder / name).chmod(OWNER_ONLY)
         written = (folder / WORKLOAD).stat().st_size
         free = shutil.disk_usage(folder).free
+        temporary = Path(tempfile.gettempdir())
+        is_shared = temporary.exists() and temporary.stat().st_dev == folder.stat().st_dev
     except OSError as error:
         raise CpsimError(f"{folder} cannot be written: {in_one_line(error)}; nothing was sent") from error
-    needed = len(evidence.workload) * RECORD_TYPE.itemsize + written  # journal.parquet has more than the workload
+    operations, slots = len(evidence.workload), len(evidence.workload.slot_numbers)
+    needed = operations * RECORD_TYPE.itemsize + written  # journal.parquet has more than the workload
+    what, how = "", "--output"
+    if is_shared:
+        needed += operations * TEMPORARY_BYTES + (0 if evidence.project is None else slots * LEDGER_BYTES)
+        what, how = ", with temporary files,", "--output or TMPDIR"
     if needed > free:
         raise CpsimError(
-            f"the journal of {len(evidence.workload):,} operations takes at least {needed / 1e6:,.0f} MB, and the disk "
-            f"of {folder} has {free / 1e6:,.0f} MB free; nothing was sent: make room there, or name a folder on "
-            "another disk with --output"
+            f"the journal of {operations:,} operations{what} takes at least {needed / 1e6:,.0f} MB, and the disk of "
+            f"{folder} has {free / 1e6:,.0f} MB free; nothing was sent: make room there, or name a folder on another "
+            f"disk with {how}"
         )

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from cpsim.scenario.workload import KIND_NAMES, numbers_of_ids
 from cpsim.system.external_sort import places_by_group
 from cpsim.system.growing import gathered
-from cpsim.system.mapped import NoRoom, let_go, stretches, taken
+from cpsim.system.mapped import NoRoom, let_go, stretches, taken, taken_anywhere
 from cpsim.system.mapped_rows import MappedRows, pieces
 from cpsim.system.shelf import Shelf
 
@@ -239,7 +239,7 @@ class Evidence:
         numbers, count = self.workload.slot_numbers, self.count
 
         def made() -> tuple[Ints, Ints]:
-            return places_by_group(total, lambda where: numbers[slots_at(where)] % count, count)
+            return places_by_group(total, lambda where: taken_anywhere(numbers, slots_at(where)) % count, count)
 
         places, bounds = self.kept.of(self.records).once((name, count), self.workload.slot, made)
         found: Ints = places[bounds[part] : bounds[part + 1]]

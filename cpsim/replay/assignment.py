@@ -14,7 +14,7 @@ from cpsim.replay.engine import operations
 from cpsim.replay.payloads import frames, requests
 from cpsim.replay.wires.lanes import addressed
 from cpsim.system.growing import gathered
-from cpsim.system.mapped import stretches, taken
+from cpsim.system.mapped import stretches, taken, taken_anywhere
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -104,7 +104,8 @@ class Assignment:
         workload = self.workload
         return gathered(
             (
-                where.start + np.flatnonzero(workload.slot_numbers[workload.slot[where]] % count == index)
+                where.start
+                + np.flatnonzero(taken_anywhere(workload.slot_numbers, workload.slot[where]) % count == index)
                 for where in stretches(len(workload))
             ),
             np.int64,

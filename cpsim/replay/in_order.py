@@ -14,7 +14,7 @@ import numpy as np
 
 from cpsim.scenario.workload import Arguments, Column, constant
 from cpsim.system.growing import Growing
-from cpsim.system.mapped import stretches, taken
+from cpsim.system.mapped import give_back, stretches, taken_anywhere
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -28,13 +28,14 @@ def in_order(workload: Workload) -> tuple[Workload, Int64]:
     tables = [_Table(table) for table in workload.arguments.values()]
     for where in stretches(len(workload)):
         kinds, rows = workload.kind[where], workload.row[where]
-        numbers.add(_taken(workload.slot_numbers, workload.slot[where]))
+        numbers.add(taken_anywhere(workload.slot_numbers, workload.slot[where]))
         new_rows = np.empty(len(rows), np.int32)
         for code in np.unique(kinds).tolist():
             places = np.flatnonzero(kinds == code)
             new_rows[places] = tables[code].add(rows[places])
         row.add(new_rows)
     arguments = {kind: table.arguments() for kind, table in zip(workload.arguments, tables, strict=True)}
+    give_back()
     return replace(workload, row=row.array(), arguments=arguments), numbers.array()
 
 
@@ -51,9 +52,9 @@ class _Table:
         for name, column in self._columns.items():
             values = self._table.fixed[name].values
             if not _is_constant(values):
-                column.add(_taken(values, rows))
+                column.add(taken_anywhere(values, rows))
         if self._table.names:
-            self._free.add(_taken(self._table.free, rows))
+            self._free.add(taken_anywhere(self._table.free, rows))
         first, self._count = self._count, self._count + len(rows)
         return np.arange(first, self._count)
 
@@ -71,11 +72,3 @@ class _Table:
 
 def _is_constant(values: npt.NDArray[Any]) -> bool:
     return bool(len(values)) and 0 in values.strides
-
-
-def _taken(values: npt.NDArray[Any], places: npt.NDArray[np.integer]) -> npt.NDArray[Any]:
-    """The values at places in any order."""
-    order = np.argsort(places, kind="stable")
-    found = np.empty((len(places), *values.shape[1:]), values.dtype)
-    found[order] = taken(values, places[order])
-    return found

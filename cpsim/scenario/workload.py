@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from cpdaemon.commands import COMMANDS, Description, Field
 from cpsim.system.growing import gathered, made
-from cpsim.system.mapped import stretches, taken, zeros
+from cpsim.system.mapped import put_anywhere, stretches, taken, zeros
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -236,9 +236,9 @@ class Workload:
             kind, slot, due_us = self.kind[where], self.slot[where], self.due_us[where]
             begins = np.flatnonzero(kind == alloc)
             endless = begins[expire[self.row[where][begins]] == ABSENT]
-            begun_us[slot[endless]] = due_us[endless] + 1
+            put_anywhere(begun_us, slot[endless], due_us[endless] + 1)
             lasts = (kind != alloc) & (kind != FRAME)
-            ended_us[slot[lasts]] = due_us[lasts] + 1
+            put_anywhere(ended_us, slot[lasts], due_us[lasts] + 1)
         beyond = 0
         for where in stretches(len(begun_us)):
             begun, ended = begun_us[where], ended_us[where]

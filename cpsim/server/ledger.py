@@ -94,14 +94,12 @@ class Ledger:
         """Take over the accounts of an earlier ledger."""
         self.projects, self.owners = projects, owners
         self._due = []
-        one = dict[Any, Any]().setdefault  # one text for all slots of a machine, or of a user
         for project in projects.values():
             project.slots = hashed(project.slots)
             project.lifetimes = {}
             for machine in project.machines.values():
                 machine.waiting_slots = []
             for slot in project.slots.values():
-                slot.machine, slot.user = one(slot.machine, slot.machine), one(slot.user, slot.user)
                 if slot.state is ALLOCATED:
                     self._await(project, slot)
                 elif slot.machine is not None and slot.user is None:

@@ -29,7 +29,7 @@ from cpsim.store.log import MIN_FREE_BYTES, DamagedRecord, InDoubt, Log, cut
 from cpsim.store.schema import checksum
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
 log = logging.getLogger(__name__)
@@ -157,6 +157,7 @@ class Store:
         """
         accounts = StoredAccounts()
         self._snapshot_size = 0
+        names: dict[str | None, str | None] = {}
         for part, content, written in self._log.query("SELECT part, content, checksum FROM snapshot ORDER BY part"):
             self._snapshot_size += len(content)
             with self._named("snapshot", part):
@@ -165,6 +166,7 @@ class Store:
                     accounts = msgspec.json.decode(content, type=StoredAccounts)
                 else:
                     project_id, slots = msgspec.json.decode(content, type=tuple[str, dict[str, Slot]])
+                    _share(slots.values(), names)
                     accounts.projects[project_id].slots |= slots
         return accounts
 
@@ -339,6 +341,17 @@ class Store:
                 "change is lost: %s",
                 problem,
             )
+
+
+def _share(slots: Iterable[Slot], names: dict[str | None, str | None]) -> None:
+    """Have slots of a snapshot share what is equal, as they did before: machines and users, and times nearby."""
+    times: dict[Any, Any] = {}
+    for slot in slots:
+        slot.machine = names.setdefault(slot.machine, slot.machine)
+        slot.user = names.setdefault(slot.user, slot.user)
+        slot.allocated_us = times.setdefault(slot.allocated_us, slot.allocated_us)
+        slot.expires_us = times.setdefault(slot.expires_us, slot.expires_us)
+        slot.settled_us = times.setdefault(slot.settled_us, slot.settled_us)
 
 
 def _check(number: int, record: str, written: bytes | None) -> None:

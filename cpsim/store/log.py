@@ -21,6 +21,8 @@ from dataclasses import dataclass, field
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Final
 
+import msgspec
+
 from cpsim.clock import SYSTEM_CLOCK
 from cpsim.errors import CpsimError, reason
 from cpsim.store.file import ROOM_INSIDE, LogFile, LostLog, named_errors, real_path, reserve_of
@@ -375,7 +377,7 @@ class Log:
                 self._file.execute("BEGIN IMMEDIATE")
                 if records:
                     at_us, sums = self.clock.now_us(), checksums(first, records)
-                    self._file.execute(INSERT, (first, at_us, sums, json.dumps(records)))
+                    self._file.execute(INSERT, (first, at_us, sums, msgspec.json.encode(records).decode()))
                 for statement in statements:
                     self._file.execute(*statement)
                 is_written = True

@@ -74,14 +74,43 @@ def taken(values: A, places: npt.NDArray[np.integer]) -> A:
     shape = (len(places), *values.shape[1:])
     is_large = len(places) * values.nbytes > TAKEN_BYTES * max(1, len(values))
     found: Any = zeros(math.prod(shape), values.dtype).reshape(shape) if is_large else np.empty(shape, values.dtype)
-    at_once = max(1, len(values) * TAKEN_BYTES // max(1, values.nbytes))
-    bounds = np.searchsorted(places, np.arange(0, len(values) + at_once, at_once)).tolist()
-    for start, stop in itertools.pairwise(bounds):
-        if start < stop:
-            found[start:stop] = values[places[start:stop]]
-            let_go()
+    for where in _near(values, places):
+        found[where] = values[places[where]]
+        let_go()
     same: A = found
     return same
+
+
+def taken_anywhere(values: A, places: npt.NDArray[np.integer]) -> A:
+    """The values at places in any order: of a mapped array, few other values take memory meanwhile."""
+    found: Any
+    if values.nbytes <= TAKEN_BYTES:
+        found = values[places]
+    else:
+        order = np.argsort(places, kind="stable")
+        found = np.empty((len(places), *values.shape[1:]), values.dtype)
+        found[order] = taken(values, places[order])
+    same: A = found
+    return same
+
+
+def put_anywhere(values: A, places: npt.NDArray[np.integer], new: npt.NDArray[Any]) -> None:
+    """Set the values at places in any order, of which the last counts where there are several, likewise."""
+    if values.nbytes <= TAKEN_BYTES:
+        values[places] = new
+        return
+    order = np.argsort(places, kind="stable")
+    places = places[order]
+    for where in _near(values, places):
+        values[places[where]] = new[order[where]]
+        let_go()
+
+
+def _near(values: npt.NDArray[Any], places: npt.NDArray[np.integer]) -> Iterator[slice]:
+    """Stretches of places, in ascending order, between which are few values."""
+    at_once = max(1, len(values) * TAKEN_BYTES // max(1, values.nbytes))
+    bounds = np.searchsorted(places, np.arange(0, len(values) + at_once, at_once)).tolist()
+    yield from (slice(start, stop) for start, stop in itertools.pairwise(bounds) if start < stop)
 
 
 @contextmanager

@@ -6,25 +6,16 @@ import json
 import os
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from rounds import Row
 
 from cpsim.evidence.journal import RECORD
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
 SLOTS = 1_000_000
 IN_BATCH = 1_000
 MACHINES = 1_000
-JOBS = (100_000, 300_000)
-TELLING = """
-import atexit, resource, sys
-from cpsim.cli import main
-atexit.register(lambda: print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, file=sys.stderr))
-main()
-"""
+JOBS = (670_000, 2_000_000)
 LOG_JOBS = (500_000, 50_000)
 READING = """
 import resource, sys
@@ -32,13 +23,6 @@ from pathlib import Path
 from cpsim.scenario import load_workload
 load_workload(Path(sys.argv[1]), 1)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
-"""
-SCENARIO = """
-description = "As many jobs as are asked for"
-duration = "1d"
-population = {{ machines = 5_000, users = 3_000 }}
-arrivals = {{ model = "poisson", jobs = {jobs} }}
-run_time = {{ model = "lognormal", median = "40min", sigma = 0.8 }}
 """
 
 
@@ -68,14 +52,10 @@ def by_length(folder: Path) -> list[tuple[str, Row]]:
 
 
 def _greatest_bytes(folder: Path, jobs: int) -> tuple[int, int]:
-    """The greatest memory of a run of so many jobs, without its embedded fake's, and how many operations it had."""
-    scenario, output = folder / f"memory-{jobs}.toml", folder / f"memory-{jobs}"
-    scenario.write_text(SCENARIO.format(jobs=jobs), encoding="utf-8")
-    options = ["run", str(scenario), "--output", str(output)]
-    # by a process in between: what a child has at most begins with what its parent has
-    used = subprocess.run([sys.executable, __file__, *options], stdout=subprocess.PIPE, check=True).stdout
-    operations = json.loads((output / "run.json").read_text(encoding="utf-8"))["operations"]
-    return int(used), operations
+    """The greatest memory of a run of so many jobs, in a process of its own, and how many operations it had."""
+    command = [sys.executable, Path(__file__).with_name("length.py"), str(jobs), folder / f"memory-{jobs}"]
+    most, operations = subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout.split()
+    return int(most), int(operations)
 
 
 def of_a_log(folder: Path) -> Row:
@@ -97,13 +77,6 @@ def reading_bytes(path: str) -> int:
     command = [sys.executable, "-P", "-c", READING, path]
     told = subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout
     return int(told) * (1 if sys.platform == "darwin" else 1024)
-
-
-def greatest_bytes(arguments: list[str]) -> int:
-    """The greatest memory of a cpsim that is run to its end, without its children's."""
-    command = [sys.executable, "-P", "-c", TELLING, *arguments]
-    told = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, check=True).stderr
-    return int(told.splitlines()[-1]) * (1 if sys.platform == "darwin" else 1024)
 
 
 def measure(life: str) -> float:
@@ -132,4 +105,4 @@ if __name__ == "__main__":
     if sys.argv[1] == "log":
         print(reading_bytes(sys.argv[2]))
     else:
-        print(greatest_bytes(sys.argv[1:]) if sys.argv[1] == "run" else measure(sys.argv[1]))
+        print(measure(sys.argv[1]))

@@ -40,6 +40,7 @@ class Peer:
         self.address = listener.getsockname()
         self.received = []
         self.connections = 0
+        self.ended = threading.Semaphore(0)
         self.stopping = threading.Event()
         self.lock = threading.Lock()
         self.threads = []
@@ -63,7 +64,8 @@ class Peer:
             self.start(self.serve, connection)
 
     def serve(self, connection):
-        with connection:
+        with ExitStack() as ending, connection:
+            ending.callback(self.ended.release)
             try:
                 connection.settimeout(280)
                 if self.tls:

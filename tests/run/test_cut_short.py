@@ -15,7 +15,7 @@ from cpsim.errors import CpsimError
 from cpsim.evidence import beginning
 from cpsim.evidence.evidence import Evidence
 from cpsim.evidence.files import EvidenceFolder
-from cpsim.evidence.journal import Journal, OperationOutcome
+from cpsim.evidence.journal import RECORD_TYPE, Journal, OperationOutcome
 from cpsim.evidence.unfinished import journals_in
 from cpsim.fake import ANY_PORT, Fake
 from cpsim.judge.judge import CHECKERS, judge
@@ -206,6 +206,17 @@ def test_a_disk_without_room_for_the_journal_is_told_before_anything_is_sent(tar
     workload = load_workload(find_scenario("smoke"), None, ("arrivals.jobs=60",))
     with pytest.raises(CpsimError, match=r"takes at least 0 MB, and the disk of \S+ has 0 MB free; nothing was sent"):
         begun(workload, 1)
+
+
+def test_temporary_files_on_the_same_disk_need_room_too(target, monkeypatch):
+    workload = load_workload(find_scenario("smoke"), None, ("arrivals.jobs=60",))
+    begun(workload, 1)
+    free = Path("workload.parquet").stat().st_size + len(workload) * RECORD_TYPE.itemsize + 1_000
+    monkeypatch.setattr("shutil.disk_usage", lambda _: shutil._ntuple_diskusage(10**6, 10**6, free))
+    with pytest.raises(CpsimError, match=r"with temporary files, takes at least .* with --output or TMPDIR$"):
+        begun(workload, 1)
+    monkeypatch.setattr("tempfile.tempdir", str(Path.cwd() / "on another disk"))
+    begun(workload, 1)
 
 
 def test_journals_that_are_no_evidence_are_told(cpsim):

@@ -9,7 +9,7 @@ import pytest
 from cpsim.evidence.journal import RECORD_TYPE
 from cpsim.system import mapped
 from cpsim.system.growing import Growing, changeable, gathered, made
-from cpsim.system.mapped import stored, stretches, taken, zeros
+from cpsim.system.mapped import put_anywhere, stored, stretches, taken, taken_anywhere, zeros
 
 
 def test_values_are_taken_from_all_over_a_file_a_few_at_a_time(in_files):
@@ -18,6 +18,18 @@ def test_values_are_taken_from_all_over_a_file_a_few_at_a_time(in_files):
     places = np.array([0, 5, 6, 98])
     assert taken(values, places).tolist() == values[places].tolist()
     assert taken(values, places[:0]).shape == (0, 3)
+
+
+def test_values_are_taken_and_put_in_any_order(in_files):
+    draw = np.random.default_rng(1)
+    values, places, new = np.arange(900).reshape(300, 3), draw.integers(0, 300, 200), draw.integers(0, 99, 200)
+    in_files()
+    assert taken_anywhere(values, places).tolist() == values[places].tolist()
+    assert taken_anywhere(values, places[:0]).shape == (0, 3)
+    whole, filed = np.zeros(300, np.int64), zeros(300, np.dtype(np.int64))
+    whole[places] = new  # where a place comes again, the last of its values counts
+    put_anywhere(filed, places, new)
+    assert filed.tolist() == whole.tolist()
     assert [(where.start, where.stop) for where in stretches(16)] == [(0, 7), (7, 14), (14, 16)]
     kept = zeros(20, RECORD_TYPE)
     kept["op"] = np.arange(20)

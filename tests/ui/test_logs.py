@@ -19,10 +19,14 @@ def record():
 
 
 @pytest.fixture
-def journal(capfd, monkeypatch):
-    """Have standard error be connected to a journal."""
-    found = os.fstat(sys.stderr.fileno())
-    monkeypatch.setenv("JOURNAL_STREAM", f"{found.st_dev}:{found.st_ino}")
+def connect(capfd, monkeypatch):
+    """A function that has standard error be connected to a journal; it is another file in each phase of a test."""
+
+    def connect():
+        found = os.fstat(sys.stderr.fileno())
+        monkeypatch.setenv("JOURNAL_STREAM", f"{found.st_dev}:{found.st_ino}")
+
+    return connect
 
 
 def test_text_has_time_and_level_and_moves_nothing_about(record):
@@ -31,7 +35,8 @@ def test_text_has_time_and_level_and_moves_nothing_about(record):
     assert (lines[1], lines[-1]) == ("b", r"ValueError: invalid literal for int() with base 10: '\x1bbad'")
 
 
-def test_in_the_journal_each_line_has_its_priority(record, journal, capfd):
+def test_in_the_journal_each_line_has_its_priority(record, connect, capfd):
+    connect()
     lines = Lines()
     assert lines.formatter().format(record).split("\n")[:2] == [r"<3>cpsim.x: a ü\x07", "<3>b"]
     assert lines.formatter().format(record).split("\n")[-1].startswith("<3>ValueError")
@@ -49,7 +54,8 @@ def test_another_journal_is_none(capfd, monkeypatch, stream):
     assert capfd.readouterr().err == "cpsim: no such file\ncpsim: warning: odd\n"
 
 
-def test_json_is_a_document_a_line(record, journal, capfd):
+def test_json_is_a_document_a_line(record, connect, capfd):
+    connect()
     lines = Lines()
     lines.format = "json"
     text = lines.formatter(in_file=True).format(record)
