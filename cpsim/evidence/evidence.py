@@ -118,6 +118,8 @@ class Evidence:
         unseen: why they could not be seen, though there is a server; "" if there is none, or they could.
         command: the command line that repeats the run; "" if there is none.
         quirks: names of the quirks that the target is known to have.
+        in_parts: the number of partitions; None for as many as there should be.
+        numbers: of a share of a workload, int64[operations], the numbers of its operations in the whole; else None.
         kept: what was made of the same records for another look at them.
     """
 
@@ -148,6 +150,8 @@ class Evidence:
     unseen: str = ""
     command: str = ""
     quirks: frozenset[str] = frozenset()
+    in_parts: int | None = None
+    numbers: Ints | None = None
     kept: _Kept = field(default_factory=lambda: _Kept(), repr=False)  # noqa: PLW0108 - it is defined below
 
     @property
@@ -169,7 +173,7 @@ class Evidence:
     @property
     def count(self) -> int:
         """The number of partitions."""
-        return max(1, -(-len(self.workload) // PARTITION))
+        return self.in_parts or max(1, -(-len(self.workload) // PARTITION))
 
     def partitions(self) -> Iterator[Evidence]:
         """The evidence by partitions of slots, each with all that concerns its slots."""
@@ -182,28 +186,39 @@ class Evidence:
             let_go()
 
     def parts(self) -> Iterator[Evidence]:
-        """The evidence by partitions, each with the whole ledger; made once, if there is room for a file."""
-        shelf = self.kept.of(self.records).shelf
-        for index, places in enumerate(self.records_by_partition()):
-            part = shelf.get((self.count, index))
-            if part is None:
-                made = self.of_records(places)
-                part = made.workload, made.records, made.schedule_us, made.virtual_ns
-                shelf.put((self.count, index), part)
-            workload, records, schedule_us, virtual_ns = part
-            yield replace(
-                self, workload=workload, records=records, schedule_us=schedule_us, virtual_ns=virtual_ns, kept=_Kept()
-            )
+        """The evidence by partitions, each with the whole ledger."""
+        for index in range(self.count):
+            yield self.part(index)
             let_go()
 
-    def operations_by_partition(self) -> Iterator[Ints]:
-        """The numbers of the workload's operations in each partition."""
-        return self._by_partition("operations", len(self.workload), lambda where: self.workload.slot[where])
+    def part(self, index: int) -> Evidence:
+        """The evidence of a partition, with the whole ledger; made once, if there is room for a file."""
+        shelf = self.kept.of(self.records).shelf
+        part = shelf.get((self.count, index))
+        if part is None:
+            made = self.of_records(self.records_in(index))
+            part = made.workload, made.records, made.schedule_us, made.virtual_ns
+            shelf.put((self.count, index), part)
+        workload, records, schedule_us, virtual_ns = part
+        return replace(
+            self,
+            workload=workload,
+            records=records,
+            schedule_us=schedule_us,
+            virtual_ns=virtual_ns,
+            in_parts=1,
+            numbers=None,
+            kept=_Kept(),
+        )
 
-    def records_by_partition(self) -> Iterator[Ints]:
-        """The places of the records in each partition."""
+    def operations_in(self, part: int) -> Ints:
+        """The numbers of the workload's operations in a partition."""
+        return self._in_partition(part, "operations", len(self.workload), self.workload.slot.__getitem__)
+
+    def records_in(self, part: int) -> Ints:
+        """The places of the records in a partition."""
         slot, ops = self.workload.slot, self.records["op"]
-        return self._by_partition("records", len(ops), lambda where: slot[ops[where]])
+        return self._in_partition(part, "records", len(ops), lambda where: slot[ops[where]])
 
     def slots_by_partition(self) -> Callable[[int], pa.Table | None]:
         """A function for the rows of the ledger in a partition, see `by_partition`."""
@@ -213,16 +228,22 @@ class Evidence:
         )
         return slots_of
 
-    def _by_partition(
-        self, name: str, total: int, slots_at: Callable[[slice], npt.NDArray[np.int32]]
-    ) -> Iterator[Ints]:
+    def counts_in(self, part: int) -> tuple[int, int]:
+        """How many operations of a partition were to be sent, and how many were."""
+        return len(self.operations_in(part)), len(self.records_in(part))
+
+    def _in_partition(
+        self, part: int, name: str, total: int, slots_at: Callable[[slice], npt.NDArray[np.int32]]
+    ) -> Ints:
+        """The places of operations or records in a partition, which are put in partitions once."""
         numbers, count = self.workload.slot_numbers, self.count
 
         def made() -> tuple[Ints, Ints]:
             return places_by_group(total, lambda where: taken_anywhere(numbers, slots_at(where)) % count, count)
 
         places, bounds = self.kept.of(self.records).once((name, count), self.workload.slot, made)
-        return (places[start:stop] for start, stop in itertools.pairwise(bounds.tolist()))
+        found: Ints = places[bounds[part] : bounds[part + 1]]
+        return found
 
     def with_slots(self, slots: pa.Table | None) -> Evidence:
         """The evidence with other slots in its view, if it has one."""
@@ -253,6 +274,8 @@ class Evidence:
         records["op"] = np.arange(len(ops))
         return replace(
             self,
+            in_parts=None,
+            numbers=None,
             kept=_Kept(),
             workload=self.workload.of_operations(ops),
             records=records,

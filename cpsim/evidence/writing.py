@@ -81,16 +81,27 @@ def writers(
 
 
 def document_of(
-    evidence: Evidence, rows: int = ROWS, slots_of: Callable[[int], pa.Table | None] = lambda _: None
+    evidence: Evidence,
+    rows: int = ROWS,
+    slots_of: Callable[[int], pa.Table | None] = lambda _: None,
+    counts_of: Callable[[int], tuple[int, int]] | None = None,
 ) -> dict[str, Any]:
-    """What `evidence.json` has, where `rows` rows are in a row group of the others at most."""
+    """What `evidence.json` has.
+
+    Args:
+        evidence: of a run.
+        rows: in a row group of the other files, at most.
+        slots_of: for the rows of the ledger in a partition.
+        counts_of: for the numbers of operations planned and sent in a partition; None if the evidence has them.
+    """
     seen = evidence.seen
     groups = {WORKLOAD: 0, JOURNAL: 0, LEDGER: 0}
     partitions = []
-    planned, sent = evidence.operations_by_partition(), evidence.records_by_partition()
-    for index, (ops, places) in enumerate(zip(planned, sent, strict=True)):
+    counts_of = counts_of or evidence.counts_in
+    for index in range(evidence.count):
         first, slots = dict(groups), slots_of(index)
-        counts = {WORKLOAD: len(ops), JOURNAL: len(places), LEDGER: 0 if slots is None else len(slots)}
+        planned, sent = counts_of(index)
+        counts = {WORKLOAD: planned, JOURNAL: sent, LEDGER: 0 if slots is None else len(slots)}
         for name, count in counts.items():
             groups[name] += -(-count // rows)
         partitions.append({name: [first[name], groups[name]] for name in groups})
@@ -127,15 +138,23 @@ def _write_ledger(partitions: Iterator[pa.Table], path: Path, rows: int) -> None
 
 def write_workload(evidence: Evidence, path: Path, rows: int = ROWS) -> None:
     """Write the workload, `rows` rows at a time."""
-    workload = evidence.workload
+    write_rows(WORKLOAD, (each for part in range(evidence.count) for each in workload_rows(evidence, part, rows)), path)
+
+
+def workload_rows(evidence: Evidence, part: int, rows: int = ROWS) -> Iterator[pa.Table]:
+    """The rows of a partition of the workload, at most `rows` in each table; of none, an empty table."""
+    workload, ops = evidence.workload, evidence.operations_in(part)
     schema = columns.to_table(workload.of_operations(np.empty(0, np.int64))).schema.append(ID)
-    with pq.ParquetWriter(path, schema, compression="zstd", use_dictionary=["kind"]) as writer:
-        for ops in evidence.operations_by_partition():
-            part = workload.of_operations(ops).on_its_own()
-            for start in range(0, len(ops), rows):
-                ids = ops[start : start + rows]
-                table = columns.operations_of(part.of_operations(np.arange(start, start + len(ids))))
-                writer.write_table(table.append_column(ID, pa.array(ids)).cast(schema))
+    own = workload.of_operations(ops).on_its_own()
+    for start in range(0, max(1, len(ops)), rows):
+        chosen = np.arange(start, min(start + rows, len(ops)))
+        table = columns.operations_of(own.of_operations(chosen))
+        yield table.append_column(ID, pa.array(_numbers(evidence, ops[start : start + rows]))).cast(schema)
+
+
+def _numbers(evidence: Evidence, ops: npt.NDArray[np.integer]) -> npt.NDArray[np.int64]:
+    """The numbers of operations in the whole workload."""
+    return ops.astype(np.int64) if evidence.numbers is None else taken(evidence.numbers, ops)
 
 
 def write_journal(
@@ -146,56 +165,81 @@ def write_journal(
     Raises:
         CpsimError: a column of others failed, or has another name, type or length than a column can have.
     """
-    workload, records = evidence.workload, evidence.records
-    schema = JOURNAL_SCHEMA.append(PROJECT) if workload.sites else JOURNAL_SCHEMA
-    schema = schema if evidence.virtual_ns is None else schema.append(VIRTUAL)
-    for name, column in columns_of_others.items():
-        if name in schema.names:
-            raise CpsimError(f"the journal has a column {name!r} of its own: name the other one differently")
-        schema = schema.append(pa.field(name, _values(name, column, evidence, records[:0]).type))
+
+    def all_rows() -> Iterator[pa.Table]:
+        for part in range(evidence.count):
+            yield from journal_rows(evidence, part, rows, columns_of_others)
+            give_back()
+
+    write_rows(JOURNAL, all_rows(), path)
+
+
+def journal_rows(
+    evidence: Evidence, part: int, rows: int = ROWS, columns_of_others: Mapping[str, Column] = MappingProxyType({})
+) -> Iterator[pa.Table]:
+    """The rows of a partition of the journal, at most `rows` in each table; of none, an empty table.
+
+    Raises:
+        CpsimError: a column of others failed, or has another name, type or length than a column can have.
+    """
+    workload, own = evidence.workload, evidence.part(part)
+    whole = taken(evidence.records, evidence.records_in(part))
+    schema = _journal_schema(evidence, columns_of_others)
     errors, outcomes, projects = (
         pa.array(texts, pa.string()) for texts in (evidence.errors, OUTCOMES, workload.projects)
     )
     project = np.array([workload.projects.index(name) for name in workload.sites], np.int8)
-    if owners := links_of(workload):
-        schema = schema.with_metadata({OWNERS: json.dumps(owners)})
-    texts = [field.name for field in schema if pa.types.is_string(field.type) and field.name != "slot"]
-    with pq.ParquetWriter(
-        path,
-        schema,
-        compression="zstd",
-        use_dictionary=["kind", "outcome", "error", "project", *texts],
-        column_encoding=dict.fromkeys(INTEGERS, "DELTA_BINARY_PACKED"),
-    ) as writer:
-        for places, part in zip(evidence.records_by_partition(), evidence.parts(), strict=True):
-            whole = taken(records, places)
-            operations = Operations(part.workload, evidence.slot_prefix)
-            for start in range(0, len(places), rows):
-                chunk = part.records[start : start + rows]
-                ops = chunk["op"]
-                given = [
-                    pa.array(whole["op"][start : start + rows].astype(np.int64)),
-                    operations.slots(ops),
-                    operations.kinds(ops),
-                    pa.nulls(len(chunk), pa.int64()) if part.schedule_us is None else pa.array(part.schedule_us[ops]),
-                    pa.array(chunk["sent_ns"] // 1000),
-                    pa.array(chunk["answered_ns"] // 1000),
-                    pa.array(part.workload.due_us[ops]),
-                    pa.DictionaryArray.from_arrays(pa.array(chunk["outcome"].astype(np.int8)), outcomes),
-                    pa.DictionaryArray.from_arrays(pa.array(chunk["error"].astype(np.int16)), errors),
-                    *operations.arguments(ops),
-                ]
-                if workload.sites:
-                    codes = pa.array(project[part.workload.site[part.workload.slot[ops]]])
-                    given.append(pa.DictionaryArray.from_arrays(codes, projects))
-                if part.virtual_ns is not None:
-                    given.append(pa.array(part.virtual_ns[ops] // 1000))
-                given += [
-                    _values(name, column, evidence, whole[start : start + rows])
-                    for name, column in columns_of_others.items()
-                ]
-                writer.write_table(pa.table(given, schema=schema))
-            give_back()
+    operations = Operations(own.workload, evidence.slot_prefix)
+    for start in range(0, max(1, len(whole)), rows):
+        chunk = own.records[start : start + rows]
+        ops = chunk["op"]
+        given = [
+            pa.array(_numbers(evidence, whole["op"][start : start + rows])),
+            operations.slots(ops),
+            operations.kinds(ops),
+            pa.nulls(len(chunk), pa.int64()) if own.schedule_us is None else pa.array(own.schedule_us[ops]),
+            pa.array(chunk["sent_ns"] // 1000),
+            pa.array(chunk["answered_ns"] // 1000),
+            pa.array(own.workload.due_us[ops]),
+            pa.DictionaryArray.from_arrays(pa.array(chunk["outcome"].astype(np.int8)), outcomes),
+            pa.DictionaryArray.from_arrays(pa.array(chunk["error"].astype(np.int16)), errors),
+            *operations.arguments(ops),
+        ]
+        if workload.sites:
+            codes = pa.array(project[own.workload.site[own.workload.slot[ops]]])
+            given.append(pa.DictionaryArray.from_arrays(codes, projects))
+        if own.virtual_ns is not None:
+            given.append(pa.array(own.virtual_ns[ops] // 1000))
+        given += [
+            _values(name, column, evidence, whole[start : start + rows]) for name, column in columns_of_others.items()
+        ]
+        yield pa.table(given, schema=schema)
+
+
+def _journal_schema(evidence: Evidence, columns_of_others: Mapping[str, Column]) -> pa.Schema:
+    schema = JOURNAL_SCHEMA.append(PROJECT) if evidence.workload.sites else JOURNAL_SCHEMA
+    schema = schema if evidence.virtual_ns is None else schema.append(VIRTUAL)
+    for name, column in columns_of_others.items():
+        if name in schema.names:
+            raise CpsimError(f"the journal has a column {name!r} of its own: name the other one differently")
+        schema = schema.append(pa.field(name, _values(name, column, evidence, evidence.records[:0]).type))
+    owners = links_of(evidence.workload)
+    return schema.with_metadata({OWNERS: json.dumps(owners)}) if owners else schema
+
+
+def write_rows(name: str, tables: Iterator[pa.Table], path: Path) -> None:
+    """Write the rows of the file of a name, one table or more, each of which is a row group if it has rows."""
+    first = next(tables)
+    if name == WORKLOAD:
+        options: dict[str, Any] = {"use_dictionary": ["kind"]}
+    else:
+        texts = [field.name for field in first.schema if pa.types.is_string(field.type) and field.name != "slot"]
+        of_dictionary = ["kind", "outcome", "error", "project", *texts]
+        options = {"use_dictionary": of_dictionary, "column_encoding": dict.fromkeys(INTEGERS, "DELTA_BINARY_PACKED")}
+    with pq.ParquetWriter(path, first.schema, compression="zstd", **options) as writer:
+        for table in itertools.chain([first], tables):
+            if len(table):
+                writer.write_table(table)
 
 
 def _values(name: str, column: Column, evidence: Evidence, records: npt.NDArray[np.void]) -> pa.Array:

@@ -7,7 +7,7 @@ up over all slots, they say by how much a sum may be off. Pure.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -94,6 +94,26 @@ class Corrections:
 
     def _add(self, key: tuple[str, str, str], more: Correction) -> None:
         self._found[key] = self._found.get(key, NOTHING).plus(more)
+
+    def plain(self) -> list[Any]:
+        """The same as values that JSON carries."""
+        return [
+            self.unknown,
+            [
+                [*key, *([each.some and sorted(each.some), *each[1:]] for each in found[:2]), sorted(found.quirks)]
+                for key, found in self._found.items()
+            ],
+        ]
+
+    @classmethod
+    def of_plain(cls, values: Sequence[Any]) -> Self:
+        """What `plain` has made values of."""
+        unknown, rows = values
+        corrections = cls(unknown)
+        for project, machine, name, *amounts, quirks in rows:
+            earned, held = (Amounts(some and frozenset(some), *bounds) for some, *bounds in amounts)
+            corrections._found[project, machine, name] = Correction(earned, held, frozenset(quirks))
+        return corrections
 
     def merged(self, other: Corrections) -> Corrections:
         """Those of both."""

@@ -62,6 +62,11 @@ def checkers_of_others() -> list[Checker]:
     return found
 
 
+def names_of(chosen: Sequence[Checker]) -> list[str]:
+    """The names of checkers, by which others find the same ones elsewhere."""
+    return [f"{type(checker).__module__}.{type(checker).__qualname__}" for checker in chosen]
+
+
 def judge(partitions: Iterable[Evidence], head: Evidence, chosen: Sequence[Checker]) -> Verdict:
     """Judge evidence.
 

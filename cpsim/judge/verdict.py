@@ -131,22 +131,26 @@ class Verdict:
         return unknown
 
     def merged(self, other: Verdict) -> Verdict:
-        """The verdict on both of two partitions, or by both of two checkers; merging is associative."""
+        """The verdict on both of two partitions, or by both of two checkers.
+
+        Merging is associative, and however slots are divided, the whole is the same: findings of slots come first, in
+        the order of the slots' numbers.
+        """
         examples: defaultdict[str, list[Example]] = defaultdict(list)
-        for name in [*self.examples, *other.examples]:
+        for name in sorted({*self.examples, *other.examples}):
             both = [*self.examples.get(name, ()), *other.examples.get(name, ())]
-            examples[name] = sorted(both, key=lambda example: len(example.steps))[:EXAMPLES]
+            examples[name] = sorted(both, key=lambda each: (len(each.steps), _place(each.anomaly)))[:EXAMPLES]
         return Verdict(
             checked=_sum(self.checked, other.checked),
             uncertain=self.uncertain + other.uncertain,
-            counts=_sum(self.counts, other.counts),
-            anomalies=[*self.anomalies, *other.anomalies][:SHOWN_ANOMALIES],
+            counts=_by_name(self.counts, other.counts),
+            anomalies=sorted([*self.anomalies, *other.anomalies], key=_place)[:SHOWN_ANOMALIES],
             examples=examples,
-            explained=_sum(self.explained, other.explained),
-            explained_sums=_sum(self.explained_sums, other.explained_sums),
+            explained=_by_name(self.explained, other.explained),
+            explained_sums=_by_name(self.explained_sums, other.explained_sums),
             corrections=self.corrections.merged(other.corrections),
             granted=self.granted.merged(other.granted),
-            explanations=[*self.explanations, *other.explanations][:SHOWN_ANOMALIES],
+            explanations=sorted([*self.explanations, *other.explanations], key=_place)[:SHOWN_ANOMALIES],
             unsearched=self.unsearched + other.unsearched,
             still_listed=self.still_listed + other.still_listed,
             rests_on=list(dict.fromkeys([*self.rests_on, *other.rests_on])),
@@ -223,6 +227,17 @@ class Verdict:
             ],
             "not_verified": self.unknowns(),
         }
+
+
+def _place(found: Anomaly) -> tuple[bool, int, str]:
+    """Where a finding comes among others: those of slots first, those that are of no slot as they were found."""
+    of_slot = found.slots == (found.subject,)
+    return (False, len(found.subject), found.subject) if of_slot else (True, 0, "")
+
+
+def _by_name(one: Counter[str], other: Counter[str]) -> Counter[str]:
+    """The sums of two counters, in the order of the names."""
+    return Counter(dict(sorted(_sum(one, other).items())))
 
 
 def _sum(one: Counter[str], other: Counter[str]) -> Counter[str]:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 import tempfile
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
@@ -21,35 +20,36 @@ from locust.runners import MasterRunner
 from cpsim.clock import SYSTEM_CLOCK
 from cpsim.evidence.journal import RECORD_TYPE
 from cpsim.load.aside import aside
-from cpsim.load.followers import Followers, followers_of
+from cpsim.load.asking import ANSWERED, LOOK_S, Questions
+from cpsim.load.followers import Meanwhile
 from cpsim.load.guard import FAILED, guarded
-from cpsim.load.outcome import conclude, joined, observer_of
+from cpsim.load.observing import observer_of
+from cpsim.load.outcome import Shares, conclude
 from cpsim.load.telling import Told
-from cpsim.replay.engine import Effort
-from cpsim.run.breach import Breaches
+from cpsim.net.listen import Listen
+from cpsim.replay.engine import Effort, joint_effort
 from cpsim.run.comparison import baseline_note
+from cpsim.run.drivers import Replayed
 from cpsim.run.folder import OutputFolder, new_name
+from cpsim.run.live import live_page
 from cpsim.run.observing import imbalances_before
 from cpsim.run.pipeline import fresh_prefix
-from cpsim.system.mapped import let_go, mapped, stored, taken, writing
+from cpsim.system.mapped import writing
 from cpsim.ui.printable import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
-    import numpy.typing as npt
     from locust.env import Environment
     from locust.rpc.protocol import Message
     from locust.runners import Runner
 
     from cpsim.evidence.evidence import Imbalance
     from cpsim.load.settings import Settings
-    from cpsim.replay.assignment import Assignment
     from cpsim.run.live_figures import LiveFigures
     from cpsim.run.plan import Plan
     from cpsim.ui.results import ResultFiles
 
-LOOK_S: Final = 0.05
 LOCAL: Final = "local"
 STOPPING_S: Final = 5.0
 """Seconds to wait for the workers' last messages after a stop, in addition to the timeout of an operation."""
@@ -57,45 +57,42 @@ STOPPING_S: Final = 5.0
 
 @dataclass(slots=True)
 class Share:
-    """A worker's share of the slots, the numbers of its operations in the workload, and its state."""
+    """A worker's share of the slots, and its state.
+
+    Attributes:
+        worker: its id.
+        index: which share of all it is.
+        ready, begun, ended: whether the worker has made it, was told to replay it, and has replayed it.
+        lost: whether nothing is known of it, because its worker is gone.
+        has_failed: whether the worker has failed, and answers no more.
+        interrupted: whether Ctrl-C has ended it.
+        elapsed_s, effort: of its replay.
+        breaches: see `Breaches.counts`.
+        judged: what the worker tells of the slots that it judges meanwhile.
+        errors: the texts of errors in `file`.
+    """
 
     worker: str
     index: int
-    ops: npt.NDArray[np.int64]
-    kinds: npt.NDArray[np.uint8]
-    """Of its operations, by number."""
     ready: bool = False
     begun: bool = False
     ended: bool = False
     lost: bool = False
+    has_failed: bool = False
     interrupted: bool = False
     elapsed_s: float = 0.0
     effort: Effort = field(default_factory=lambda: Effort(0.0, {}))
+    breaches: list[int] = field(default_factory=list)
+    judged: dict[str, Any] = field(default_factory=dict)
     errors: list[str] = field(default_factory=lambda: [""])
     file: IO[bytes] = field(default_factory=tempfile.TemporaryFile)
-    """Has the records as they come, so that they take no memory; those who follow a run that goes on read it, too."""
+    """Has the records as they come, if there is a page of the run that goes on, which reads it."""
 
     def take(self, records: bytes) -> None:
         """Append records; raises NoRoom."""
         with writing():
             self.file.write(records)
             self.file.flush()
-
-    def seconds(self) -> float:
-        """Elapsed seconds; for a lost worker, until the last answer that it reported."""
-        return self.elapsed_s or float(self.table()["answered_ns"].max(initial=0) / 1e9)
-
-    def of_workload(self, records: bytes) -> npt.NDArray[np.void]:
-        """Records with the workload's operation numbers."""
-        numbered = np.frombuffer(records, RECORD_TYPE).copy()
-        numbered["op"] = self.ops[numbered["op"]]
-        return numbered
-
-    def table(self) -> npt.NDArray[np.void]:
-        """The records received, with the worker's operation numbers; they are in the file, and cannot be changed."""
-        if not os.fstat(self.file.fileno()).st_size:
-            return np.empty(0, RECORD_TYPE)
-        return np.frombuffer(mapped(self.file), RECORD_TYPE)
 
 
 class Master:
@@ -115,24 +112,23 @@ class Master:
         self._environment = environment
         self._runner = runner
         self._settings = settings
-        self._figures = figures
         options = environment.parsed_options
         self._headless = options is not None and bool(options.headless)
         self._shares: list[Share] = []
         self._conducting: gevent.Greenlet | None = None
-        self._due = self._stopping = self._interrupted = False
+        self._due = self._stopping = self._interrupted = self._is_stopped = False
         self._failure: str | None = None
-        self._breaches: Breaches | None = None
-        self._broken = self._found = ""
         self._before: tuple[Imbalance, ...] | None = None
-        self._followers = Followers()
+        self._meanwhile = Meanwhile(settings, figures)
+        self._questions = Questions(runner)
         self._main = gevent.getcurrent()
         self.told = Told(environment, headless=self._headless)
         listeners: dict[str, Callable[..., None]] = {
             "cpsim-ready": partial(self._dispatch, self._ready),
-            "cpsim-records": partial(self._dispatch, self._records),
+            "cpsim-progress": partial(self._dispatch, self._progress),
             "cpsim-done": partial(self._dispatch, self._done),
             "cpsim-failed": self._failed,
+            ANSWERED: self._questions.hear,
         }
         for name, listener in listeners.items():
             runner.register_message(name, guarded(listener, self._fail))
@@ -154,7 +150,8 @@ class Master:
         if self._due and self._conducting is None:
             self._due = self._stopping = self._interrupted = False
             self._failure = None
-            self._broken = self._found = ""
+            self._is_stopped = False
+            self._meanwhile.begin()
             self._shares = []
             self.told.begin()
             output = OutputFolder(
@@ -226,15 +223,18 @@ class Master:
                 gevent.spawn(self._runner.stop)
 
     def _replay_and_show(self, output: OutputFolder, files: ResultFiles) -> None:
-        """Replay; meanwhile serve the page and judge slots, if that is wanted."""
-        with followers_of(self._settings, output.path, self._figures, has_page=not self._headless) as self._followers:
-            self._replay(output, files)
+        """Replay, and meanwhile serve the page, if that is wanted."""
+        page = self._settings.page
+        with nullcontext() if page is None else live_page(Listen(page), output.path) as self._meanwhile.live:
+            try:
+                self._replay(output, files)
+            finally:
+                self._send("cpsim-over", {})
 
     def _replay(self, output: OutputFolder, files: ResultFiles) -> None:
         plan, start_ns = self._prepare(), SYSTEM_CLOCK.monotonic_ns()
         if self._failure is not None:
             return
-        self._followers.go(start_ns)
         for share in self._shares:
             share.begun = not share.lost
         self._send("cpsim-go", {})
@@ -242,10 +242,10 @@ class Master:
         if self._failure is not None:
             self._wait(lambda share: share.ended, is_over=True)
         was_ended = self._failure is not None or self._stopping or self._interrupted
-        replayed = joined(plan, self._shares, start_ns, interrupted=was_ended, failure=self._failure)
-        replayed = replayed._replace(stopped_by=self._broken, found=self._found)
-        thresholds, tell = self._settings.thresholds, self.told.say
-        status = conclude(plan, replayed, thresholds, output, before=self._before, files=files, tell=tell)
+        replayed = joined(self._shares, self._meanwhile, start_ns, interrupted=was_ended, failure=self._failure)
+        shares, thresholds, tell = Shares(plan, self._shares, self._ask), self._settings.thresholds, self.told.say
+        before = self._before
+        status = conclude(plan, shares, replayed, thresholds, output, before=before, files=files, tell=tell)
         self._environment.process_exit_code = status
         if note := baseline_note(self._settings.baseline, output):
             sys.stderr.write(f"cpsim: {note}\n")
@@ -259,20 +259,22 @@ class Master:
         prefix = self._settings.slot_prefix or fresh_prefix(workload, started, embedded=False)
         plan = self._settings.plan(prefix, started)
         self._before = imbalances_before(observer_of(plan), plan.target.accounts, plan.timeout_s)
-        assignment = aside(plan.assignment)
-        self._breaches = Breaches(plan.stop_on, plan.workload, assignment.schedule_us, plan.warm_up_s)
-        self._shares = aside(lambda: _shares_of(assignment, workers))
+        self._meanwhile.expect(plan, aside(plan.assignment).schedule_us)
+        self._shares = [Share(worker, index) for index, worker in enumerate(workers)]
         aside(lambda: self._settings.digest)
-        self._figures.plan(len(workload))
         for share in self._shares:
             data = {"index": share.index, "count": len(workers), "slot_prefix": prefix}
+            data |= {
+                "is_judged": not self._headless or self._settings.is_seen,
+                "has_page": self._settings.page is not None,
+            }
             self._runner.send_message("cpsim-share", data, share.worker)
         self._wait(lambda share: share.ready)
         lost = [share.worker for share in self._shares if share.lost]
         if lost and self._failure is None and not (self._stopping or self._interrupted):
             self._fail(f"{', '.join(lost)} left before the replay could begin")
         if self._failure is None:
-            self._followers.begin(plan, observer_of(plan), [share.file for share in self._shares])
+            self._meanwhile.follow(plan, self._shares)
         return plan
 
     def _wait(self, condition: Callable[[Share], bool], *, is_over: bool = False) -> None:
@@ -286,10 +288,7 @@ class Master:
                     _print_error(f"{share.worker} is lost: nothing is heard of it any more")
             if all(share.lost or condition(share) for share in self._shares):
                 return
-            if (found := self._followers.hear()) and not self._found:
-                self._found = found
-                self._send("cpsim-stop", {})
-            self.told.so_far = self._followers.text
+            self.told.so_far = self._meanwhile.judged.text
             if (is_over or self._stopping or self._interrupted) and deadline_s == float("inf"):
                 deadline_s = SYSTEM_CLOCK.monotonic() + STOPPING_S + self._settings.timeout_s
             if SYSTEM_CLOCK.monotonic() > deadline_s:
@@ -297,6 +296,14 @@ class Master:
                     share.lost = share.lost or not share.ended
                 return
             gevent.sleep(LOOK_S)
+
+    def _ask(self, share: Share, what: str, given: dict[str, Any]) -> Any:  # noqa: ANN401 - each has its answer
+        """Ask a worker about its share; raises WorkerLost."""
+
+        def is_lost() -> bool:
+            return share.has_failed or share.worker not in _workers_of(self._runner)
+
+        return self._questions.ask(share.worker, is_lost, what, given)
 
     def _send(self, name: str, data: dict[str, Any]) -> None:
         for share in self._shares:
@@ -317,18 +324,11 @@ class Master:
         if data["digest"] != self._settings.digest:
             self._fail(f"{share.worker} has another workload: all need the same scenario, seed and version of cpsim")
 
-    def _records(self, share: Share, data: dict[str, Any]) -> None:
-        if self._conducting is None:  # the run has ended without this worker
-            return
-        share.take(data["records"])
-        share.errors = data["errors"]
-        self._followers.tell([share.errors for share in self._shares])
-        self._figures.add(share.kinds, np.frombuffer(data["records"], RECORD_TYPE))
-        broken = None if self._breaches is None else self._breaches.take(share.of_workload(data["records"]))
-        if broken is not None and not self._broken:
-            self._broken = str(broken)
+    def _progress(self, share: Share, data: dict[str, Any]) -> None:
+        # else the run has ended without this worker
+        if self._conducting is not None and self._meanwhile.take(share, data, self._shares) and not self._is_stopped:
+            self._is_stopped = True
             self._send("cpsim-stop", {})
-        let_go()
 
     def _done(self, share: Share, data: dict[str, Any]) -> None:
         share.ended, share.elapsed_s, share.effort = True, data["elapsed_s"], Effort(*data["effort"])
@@ -342,7 +342,8 @@ class Master:
             _print_error(reason)  # it joined too late for the replay
             return
         if share is not None:
-            share.lost = not share.ended
+            share.lost = not (share.ended or msg.data["keeps"])
+            share.has_failed = not msg.data["keeps"]
         self._fail(reason)
 
 
@@ -352,13 +353,30 @@ def _workers_of(runner: Runner) -> list[str]:
     return [LOCAL] if clients is None else [client.id for client in clients.all if client.state != "missing"]
 
 
-def _shares_of(assignment: Assignment, workers: list[str]) -> list[Share]:
-    """The share of each worker."""
-    shares = []
-    for index, worker in enumerate(workers):
-        ops = assignment.numbers(index, len(workers))
-        shares.append(Share(worker, index, stored(ops), stored(taken(assignment.workload.kind, ops))))
-    return shares
+def joined(
+    shares: Sequence[Share], meanwhile: Meanwhile, start_ns: int, *, interrupted: bool, failure: str | None
+) -> Replayed:
+    """What workers have told of the replay of their shares, without records.
+
+    Args:
+        shares: of all workers.
+        meanwhile: what may have ended it.
+        start_ns: start of the replay in monotonic time.
+        interrupted: whether the load was ended before its end.
+        failure: why it failed; None if it did not.
+    """
+    gaps = () if failure is None else (f"Operations that were not sent, because the run failed: {failure}.",)
+    return Replayed(
+        np.empty(0, RECORD_TYPE),
+        [""],
+        max(share.elapsed_s for share in shares),
+        joint_effort(share.effort for share in shares),
+        start_ns,
+        interrupted=interrupted or any(share.interrupted for share in shares),
+        gaps=gaps,
+        stopped_by=meanwhile.broken,
+        found=meanwhile.judged.stopped_by,
+    )
 
 
 def _print_error(why: str) -> None:

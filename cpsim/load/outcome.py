@@ -1,89 +1,139 @@
-"""The result of a load: one journal of all workers, one verdict, one run folder."""
+"""The result of a load: the figures of its workers are added up, their verdicts merged, and their rows joined."""
 
 from __future__ import annotations
 
+import json
+import tempfile
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import gevent
 import numpy as np
 
-from cpsim.accounts.observer import Observer
-from cpsim.clock import Clock, SystemClock
-from cpsim.evidence.journal import RECORD_TYPE, OperationOutcome, merged
-from cpsim.replay.engine import joint_effort
-from cpsim.replay.failures import LOST
+from cpsim.evidence import extensions
+from cpsim.evidence.extensions import installed
+from cpsim.evidence.files import EVIDENCE, JOURNAL, WORKLOAD, EvidenceFolder
+from cpsim.evidence.journal import RECORD_TYPE
+from cpsim.evidence.writing import document_of, write_rows, writers
+from cpsim.load.adding import Added, add_up
+from cpsim.load.aside import aside
+from cpsim.load.asking import WorkerLost
+from cpsim.load.judging import by_workers
+from cpsim.load.observing import CLOCK, observer_of
+from cpsim.load.share import WorkersShare, partitions_of, tables_of, with_missing
 from cpsim.run.drivers import Replayed
 from cpsim.run.folder import write
-from cpsim.run.observing import conclude as judged
+from cpsim.run.observing import conclude as judge
 from cpsim.run.pipeline import ApplyDelay, Run
 from cpsim.run.results import results_of
-from cpsim.run.summary import show, summarise
+from cpsim.run.summary import of_others, show, summarise
+from cpsim.system.mapped import give_back
 from cpsim.ui.terminal import printed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    import numpy.typing as npt
+    import pyarrow as pa
     from rich.console import Console
 
     from cpsim.config.thresholds import Threshold
-    from cpsim.evidence.evidence import Imbalance
+    from cpsim.evidence.evidence import Evidence, Imbalance
     from cpsim.load.master import Share
-    from cpsim.replay.assignment import Assignment
     from cpsim.run.folder import OutputFolder
     from cpsim.run.plan import Plan
     from cpsim.ui.results import ResultFiles
 
 
-class _GreenletClock(SystemClock):
-    """The machine's clock; while one greenlet sleeps, Locust's others run."""
-
-    sleep = staticmethod(gevent.sleep)
-
-
-CLOCK: Final[Clock] = _GreenletClock()
-
-
-def joined(plan: Plan, shares: Sequence[Share], start_ns: int, *, interrupted: bool, failure: str | None) -> Replayed:
-    """What the workers leave, joined.
+class Shares:
+    """The shares of a load that is replayed.
 
     Args:
         plan: of the whole load.
-        shares: the reports of each worker.
-        start_ns: start of the replay in monotonic time.
-        interrupted: whether the load was ended before its end.
-        failure: why it failed; None if it did not.
+        shares: those of all workers, in their order.
+        ask: asks the worker of a share; raises WorkerLost.
+
+    Attributes:
+        all: the shares.
+        partitions: of slots, each of one share.
     """
-    records, errors = _journal(plan.assignment(), shares)
-    gaps = []
-    lost = [share.worker for share in shares if share.lost and share.begun]
-    if lost:
-        gaps.append(f"Operations of {', '.join(lost)}: lost in the middle of the replay.")
-    if failure is not None:
-        gaps.append(f"Operations that were not sent, because the run failed: {failure}.")
-    return Replayed(
-        records,
-        errors,
-        max(share.seconds() for share in shares),
-        joint_effort(share.effort for share in shares),
-        start_ns,
-        interrupted=interrupted or any(share.interrupted for share in shares),
-        gaps=tuple(gaps),
-    )
 
+    def __init__(self, plan: Plan, shares: Sequence[Share], ask: Callable[..., Any]) -> None:
+        self._plan, self._ask = plan, ask
+        self.all = shares
+        self._own: dict[int, WorkersShare] = {}
+        self.partitions = partitions_of(len(plan.workload), len(shares))
 
-def observer_of(plan: Plan) -> Observer | None:
-    """Who reads the accounts of a plan's server; None if there is none to observe."""
-    target = plan.target
-    if target.server is None or target.credentials is None:
-        return None
-    return Observer(target.server, target.credentials, plan.timeout_s, CLOCK)
+    @property
+    def lost(self) -> list[str]:
+        """The workers that are lost, of those that had begun."""
+        return [share.worker for share in self.all if share.lost and share.begun]
+
+    def added(self) -> Added:
+        """The figures of all; of a share whose worker is lost, nobody knows what was sent."""
+        while True:
+            for share in self.all:
+                if share.lost and share.index not in self._own:
+                    self._own[share.index] = aside(partial(self._missing, share))
+            with suppress(WorkerLost):  # which counts as lost now
+                return add_up(self.ask_all, self._plan.warm_up_s)
+
+    def ask(self, share: Share, what: str, **given: object) -> Any:  # noqa: ANN401 - each question has its answer
+        """Ask whoever has a share; raises WorkerLost."""
+        own = self._own.get(share.index)
+        if own is not None:
+            return aside(lambda: own.answer(what, given))
+        try:
+            return self._ask(share, what, given)
+        except WorkerLost:
+            share.lost = True
+            raise
+
+    def ask_all(self, what: str, **given: object) -> list[Any]:
+        """Ask whoever has a share, all at once; the answers are in the order of shares. Raises WorkerLost."""
+
+        def answer(share: Share) -> Any:  # noqa: ANN401 - as above; gevent would print what a greenlet raises
+            try:
+                return self.ask(share, what, **given)
+            except WorkerLost as lost:
+                return lost
+
+        asked = [gevent.spawn(answer, share) for share in self.all]
+        answers = [each.get() for each in asked]
+        for each in answers:
+            if isinstance(each, WorkerLost):
+                raise each
+        return answers
+
+    def write(self, name: str, path: Path) -> None:
+        """Write the workload or the journal of all, partition by partition."""
+
+        def tables() -> Iterator[pa.Table]:
+            for part in range(self.partitions):
+                share = self.all[part % len(self.all)]
+                try:
+                    rows = self.ask(share, "rows", part=part, name=name)
+                except WorkerLost:
+                    raise ConnectionError(f"{share.worker} is lost, which has them") from None
+                yield from tables_of(rows)
+                give_back()
+
+        write_rows(name, tables(), path)
+
+    def _missing(self, share: Share) -> WorkersShare:
+        """A share of which nothing is known."""
+        part = self._plan.assignment().part(share.index, len(self.all))
+        plan = replace(self._plan, workload=part.workload)
+        records, errors = with_missing(np.empty(0, RECORD_TYPE), [""], part)
+        evidence = Replayed(records, errors, 0.0, share.effort, 0).evidence(plan, part.schedule_us)
+        return WorkersShare(replace(evidence, in_parts=self.partitions, numbers=part.ops))
 
 
 def conclude(
     plan: Plan,
+    shares: Shares,
     replayed: Replayed,
     thresholds: Sequence[Threshold],
     output: OutputFolder,
@@ -96,7 +146,8 @@ def conclude(
 
     Args:
         plan: what was replayed.
-        replayed: what came of it.
+        shares: who has it.
+        replayed: what came of it, without records.
         thresholds: to check.
         output: takes the files.
         before: the sums of accounts that did not agree before; None if nobody looked.
@@ -106,15 +157,27 @@ def conclude(
     Raises:
         NotWritten: a file of the run folder cannot be written; the summary is told nevertheless.
     """
+    added = shares.added()
+    lost = shares.lost
+    gaps = [f"Operations of {', '.join(lost)}: lost in the middle of the replay."] if lost else []
     evidence = replace(
-        replayed.evidence(plan, plan.assignment().schedule_us),
+        replayed.evidence(plan, None).head(),
+        errors=added.errors,
+        answers=added.answers,
+        unsent=len(plan.workload) - added.sent,
+        gaps=(*gaps, *replayed.gaps),
         before=before,
+        in_parts=shares.partitions,
         clock_unknown="it is not measured under Locust, where each worker has its own clock",
     )
-    evidence, verdict = judged(evidence, observer_of(plan), plan.timeout_s, CLOCK, source=plan.target.accounts)
+    observer, source = observer_of(plan), plan.target.accounts
+    judged = partial(by_workers, shares)
+    evidence, verdict = judge(evidence, observer, plan.timeout_s, CLOCK, source=source, judged=judged)
     delay, ended = ApplyDelay.of(evidence), (replayed.stopped_by, replayed.found)
     result = Run(plan, evidence, replayed.effort, verdict, delay, 0.0, *ended)
-    summary = summarise(result)
+    summary, of_files = aside(lambda: summarise(result, {}, added.measured)), _files(evidence, shares, added)
+    if others := installed(extensions.METRICS):
+        summary.metrics, summary.metrics_unknown = of_others(_whole(of_files), others)
     summary.check(thresholds)
 
     def say(console: Console) -> None:
@@ -124,34 +187,31 @@ def conclude(
 
     files.add(lambda: results_of(verdict, printed(partial(show, result, summary)), summary.checked))
     try:
-        write(result, summary, output)
+        write(result, summary, output, drawn=added.drawn, evidence_files=of_files)
     finally:
         tell(say)
     return {"valid": 0, "invalid": 1, "unknown": 2}[verdict.ruling] if summary.holds else 1
 
 
-def _journal(whole: Assignment, shares: Sequence[Share]) -> tuple[npt.NDArray[np.void], list[str]]:
-    """The merged records of all workers; operations that a lost worker may have sent are unknown."""
-    parts = []
-    for share in shares:
-        records, errors = share.table(), share.errors
-        if share.lost and share.begun:
-            part = whole.part(share.index, len(shares))
-            records = np.concatenate([records, _missing(part, records, len(errors))])
-            errors = [*errors, LOST]
-        parts.append((records, errors, share.ops))
-    return merged(parts)
+def _whole(files: Mapping[str, Callable[[Path], object]]) -> Evidence:
+    """All evidence at once, which others' metrics are of."""
+    with tempfile.TemporaryDirectory() as name:
+        for file, write_file in files.items():
+            write_file(Path(name) / file)
+        return EvidenceFolder(Path(name)).whole()
 
 
-def _missing(part: Assignment, known: npt.NDArray[np.void], code: int) -> npt.NDArray[np.void]:
-    """Records of unreported operations: each may have been sent after the previous one of its slot was answered."""
-    heard = np.zeros(len(part.ops), bool)
-    heard[known["op"]] = True
-    answered_ns = np.zeros(int(part.workload.slot.max(initial=0)) + 1, np.int64)
-    np.maximum.at(answered_ns, part.workload.slot[known["op"]], known["answered_ns"])
-    missing = np.zeros(int(np.count_nonzero(~heard)), RECORD_TYPE)
-    missing["op"] = np.flatnonzero(~heard)
-    missing["outcome"], missing["error"] = OperationOutcome.UNKNOWN, code
-    missing["sent_ns"] = answered_ns[part.workload.slot[missing["op"]]]
-    missing["answered_ns"] = max(int(known["answered_ns"].max(initial=0)), int(missing["sent_ns"].max(initial=0))) + 1
-    return missing
+def _write_aside(write_file: Callable[[Path], object], path: Path) -> None:
+    aside(lambda: write_file(path))
+
+
+def _files(evidence: Evidence, shares: Shares, added: Added) -> dict[str, Callable[[Path], object]]:
+    """A function for each file of evidence that writes it to a path."""
+    slots_of, counts_of = evidence.slots_by_partition(), added.parts.__getitem__
+    document = aside(lambda: json.dumps(document_of(evidence, slots_of=slots_of, counts_of=counts_of), indent=1))
+    return {
+        **{name: partial(_write_aside, write_file) for name, write_file in writers(evidence).items()},
+        EVIDENCE: lambda path: path.write_text(f"{document}\n", encoding="utf-8"),
+        WORKLOAD: partial(shares.write, WORKLOAD),
+        JOURNAL: partial(shares.write, JOURNAL),
+    }

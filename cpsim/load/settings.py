@@ -78,6 +78,15 @@ class Settings:
         """The digest of the whole workload."""
         return self.workload.digest()
 
+    @property
+    def is_seen(self) -> bool:
+        """Whether somebody sees, without Locust's page, which slots are judged while the load goes on."""
+        return self.fail_fast or self.page is not None or self.metrics is not None
+
+    def let_go(self) -> None:
+        """Let the whole workload go, of which a worker keeps its share; it is made again if it is needed again."""
+        vars(self).pop("workload", None)
+
     def files(self) -> ResultFiles:
         """A context whose end writes results of the load."""
         junit, summary = (None if name is None else Path(name) for name in (self.junit, self.summary_file))

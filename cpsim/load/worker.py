@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import signal
 import sys
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Final
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
 
 import gevent
 import numpy as np
@@ -18,12 +20,20 @@ from locust.stats import StatsEntry, StatsError
 from cpdaemon.endpoint import UrlEndpoint
 from cpsim.clock import SYSTEM_CLOCK
 from cpsim.errors import CpsimError
-from cpsim.evidence.journal import OperationOutcome
+from cpsim.evidence.journal import RECORD_TYPE, OperationOutcome
 from cpsim.evidence.reader import JournalReader
 from cpsim.load.aside import aside
+from cpsim.load.asking import ANSWERED, ASKED
+from cpsim.load.followers import told_of
 from cpsim.load.guard import FAILED, guarded
+from cpsim.load.observing import observer_of
+from cpsim.load.share import WorkersShare, partitions_of, with_missing
 from cpsim.replay.failures import kind_of
 from cpsim.replay.sender import Sender
+from cpsim.run.ahead import Ahead
+from cpsim.run.breach import Breaches
+from cpsim.run.drivers import Replayed
+from cpsim.run.live_figures import Counted
 from cpsim.scenario.workload import KIND_NAMES
 from cpsim.system.mapped import let_go
 from cpsim.ui.printable import printable
@@ -39,10 +49,10 @@ if TYPE_CHECKING:
 
     Floats = npt.NDArray[np.float64]
 
-    from cpsim.evidence.journal import Journal
     from cpsim.load.settings import Settings
     from cpsim.replay.assignment import Assignment
     from cpsim.replay.engine import Engine
+    from cpsim.run.plan import Plan
 
 PAUSE_S: Final = 0.001
 """Pause between turns; with 0, gevent's timers starve, and Locust's reports lose a third of the requests."""
@@ -67,7 +77,8 @@ class Worker:
         self._settings = settings
         self._engine: Engine | None = None
         self._interrupted = self._stopping = False
-        self._go = Event()
+        self._share: WorkersShare | None = None
+        self._go, self._over = Event(), Event()
         self._idle = Event()
         self._idle.set()
         listeners: dict[str, Callable[..., None]] = {
@@ -75,6 +86,8 @@ class Worker:
             "cpsim-go": lambda **_: self._go.set(),
             "cpsim-stop": lambda **_: self.stop(),
             "cpsim-end": self._end,
+            "cpsim-over": lambda **_: self._over.set(),
+            ASKED: self._asked,
         }
         for name, listener in listeners.items():
             runner.register_message(name, guarded(listener, self.fail))
@@ -89,13 +102,14 @@ class Worker:
 
     def _leave(self) -> None:
         self.stop()
+        self._over.set()
         self._idle.wait(HEADSTART_S + self._settings.timeout_s)
 
-    def fail(self, reason: str) -> None:
-        """Stop, and ask the master to end the run."""
+    def fail(self, reason: str, *, keeps: bool = False) -> None:
+        """Stop, and ask the master to end the run; the master may ask about the share if this worker keeps it."""
         self.stop()
         with suppress(RPCError, RPCSendError):  # an unreachable master notices the loss of this worker
-            self.send("cpsim-failed", problem=reason)
+            self.send("cpsim-failed", problem=reason, keeps=keeps)
 
     def _end(self, environment: Environment, msg: Message) -> None:
         """Stop because the run has failed; a worker started by hand prints the reason."""
@@ -104,6 +118,16 @@ class Worker:
             environment.process_exit_code = FAILED
         self.stop()
 
+    def _asked(self, environment: Environment, msg: Message) -> None:
+        """Answer a question about the share, beside the messages that come meanwhile."""
+        del environment
+        gevent.spawn(guarded(self._answer, self.fail), **msg.data)
+
+    def _answer(self, number: int, what: str, given: dict[str, Any]) -> None:
+        share = self._share
+        if share is not None:
+            self.send(ANSWERED, number=number, answer=aside(lambda: share.answer(what, given)))
+
     def _take(self, environment: Environment, msg: Message) -> None:
         if not self._idle.is_set():
             raise CpsimError("the replay before this one has not ended here")
@@ -111,42 +135,73 @@ class Worker:
         environment.process_exit_code = None
         self._idle.clear()
         self._go.clear()
+        self._over.clear()
         self._stopping = False
         replay.start()
 
-    def _replay(self, index: int, count: int, slot_prefix: str) -> None:
+    def _replay(self, index: int, count: int, slot_prefix: str, *, is_judged: bool, has_page: bool) -> None:
         try:
-            plan = self._settings.plan(slot_prefix, datetime.now(UTC))
-            assignment = aside(lambda: plan.assignment().part(index, count))
-            with Sender(assignment, lambda _: None) as sender:
+            whole = self._settings.plan(slot_prefix, datetime.now(UTC))
+            assignment = aside(partial(_share_of, whole, index, count))
+            plan, partitions = replace(whole, workload=assignment.workload), partitions_of(len(whole.workload), count)
+            digest = aside(lambda: self._settings.digest)
+            del whole
+            if isinstance(self._runner, WorkerRunner):
+                self._settings.let_go()
+            with (
+                Sender(assignment, lambda _: None) as sender,
+                Ahead(fail_fast=self._settings.fail_fast) if is_judged else nullcontext() as ahead,
+            ):
                 self._engine = sender.engine
                 if self._stopping:
                     sender.engine.stop()
-                self._send_share(sender.engine, sender.journal, assignment)
-        finally:
+                if ahead is not None:
+                    ahead.begin(plan, observer_of(plan))
+                    ahead.follow([sender.journal])
+                outbox = _Outbox(self, sender, assignment, plan, ahead, has_page=has_page)
+                replayed = self._send_share(sender, assignment, outbox, digest)
             self._engine = None
+            self._keep(plan, assignment, replayed, partitions)
+            self._over.wait()
+        finally:
+            self._engine = self._share = None
             self._idle.set()
+            if self._interrupted and isinstance(self._runner, WorkerRunner):
+                gevent.spawn(self._runner.quit)
 
-    def _send_share(self, engine: Engine, journal: Journal, assignment: Assignment) -> None:
-        """Replay at the master's signal, and send the results."""
+    def _send_share(self, sender: Sender, assignment: Assignment, outbox: _Outbox, digest: str) -> Replayed:
+        """Replay at the master's signal; of what an exception leaves, not all is known."""
+        engine, journal = sender.engine, sender.journal
         upcoming = aside(assignment.operations)
-        self.send("cpsim-ready", digest=aside(lambda: self._settings.digest))
+        self.send("cpsim-ready", digest=digest)
         self._go.wait()
-        outbox = _Outbox(self, journal, assignment)
-        engine.begin(upcoming, SYSTEM_CLOCK.monotonic_ns() + int(HEADSTART_S * 1e9))
-        with self._interruptible():
-            while engine.turn():
-                outbox.show()
-                gevent.sleep(PAUSE_S)
-        elapsed_s = engine.end()
-        outbox.show()
-        outbox.send()
-        effort = list(engine.effort(elapsed_s))
+        ended: list[float] = []
+
+        def replay() -> None:
+            engine.begin(upcoming, SYSTEM_CLOCK.monotonic_ns() + int(HEADSTART_S * 1e9))
+            with self._interruptible():
+                while engine.turn():
+                    outbox.show()
+                    gevent.sleep(PAUSE_S)
+            ended.append(engine.end())
+            outbox.show()
+            outbox.send()
+
+        guarded(replay, partial(self.fail, keeps=True))()
+        records, errors = aside(journal.records), journal.errors
+        if not ended:
+            records, errors = aside(lambda: with_missing(records, errors, assignment))
+        elapsed_s = ended[0] if ended else float(records["answered_ns"].max(initial=0) / 1e9)
+        return Replayed(records, errors, elapsed_s, engine.effort(elapsed_s), engine.start_ns)
+
+    def _keep(self, plan: Plan, assignment: Assignment, replayed: Replayed, partitions: int) -> None:
+        """Keep the share for the master's questions, and tell that it is replayed."""
+        evidence = aside(lambda: replayed.evidence(plan, assignment.schedule_us))
+        self._share = WorkersShare(replace(evidence, in_parts=partitions, numbers=assignment.ops))
         if isinstance(self._runner, WorkerRunner):
             _report(self._runner)
+        effort, elapsed_s = list(replayed.effort), replayed.elapsed_s
         self.send("cpsim-done", elapsed_s=elapsed_s, effort=effort, interrupted=self._interrupted)
-        if self._interrupted and isinstance(self._runner, WorkerRunner):
-            gevent.spawn(self._runner.quit)
 
     @contextmanager
     def _interruptible(self) -> Iterator[None]:
@@ -178,21 +233,35 @@ class Worker:
 
 
 class _Outbox:
-    """The part of a journal not yet shown to Locust or sent to the master."""
+    """The part of a journal not yet shown to Locust or counted for the master.
 
-    def __init__(self, worker: Worker, journal: Journal, assignment: Assignment) -> None:
+    Args:
+        worker: sends.
+        sender: whose journal it is.
+        assignment: the share.
+        plan: of the share.
+        ahead: judges slots meanwhile; None if nobody does.
+        has_page: whether the master shows a page of the run, which needs the records.
+    """
+
+    def __init__(
+        self, worker: Worker, sender: Sender, assignment: Assignment, plan: Plan, ahead: Ahead | None, *, has_page: bool
+    ) -> None:
         self._worker = worker
-        self._journal = journal
+        self._journal, self._engine = sender.journal, sender.engine
         self._assignment = assignment
+        self._ahead = ahead
+        self._breaches = Breaches(plan.stop_on, plan.workload, assignment.schedule_us, plan.warm_up_s)
+        self._has_page = has_page
         self._method = "POST" if isinstance(assignment.endpoint, UrlEndpoint) else "SEND"
-        self._reader = JournalReader(journal)
-        self._waiting: list[bytes] = []
+        self._reader = JournalReader(self._journal)
+        self._waiting: list[npt.NDArray[np.void]] = []
         self._sent_s = SYSTEM_CLOCK.monotonic()
 
     def show(self) -> None:
-        """Add new records to Locust's statistics, and send them to the master now and then."""
+        """Add new records to Locust's statistics, and tell the master of them now and then."""
         records = self._reader.read()
-        self._waiting.append(records.tobytes())
+        self._waiting.append(records)
         since_ns = records["sent_ns"]
         if self._assignment.schedule_us is not None:
             since_ns = self._assignment.schedule_us[records["op"]] * 1000
@@ -210,11 +279,26 @@ class _Outbox:
             self.send()
 
     def send(self) -> None:
-        """Send the master all unsent records."""
-        data, self._waiting = b"".join(self._waiting), []
+        """Send the master the counts of all records that it has not heard of."""
+        records, self._waiting = np.concatenate([np.empty(0, RECORD_TYPE), *self._waiting]), []
         self._sent_s = SYSTEM_CLOCK.monotonic()
-        self._worker.send("cpsim-records", records=data, errors=self._journal.errors)
+        self._breaches.take(records)
+        ahead = self._ahead
+        if ahead is not None:
+            ahead.look([self._journal], self._engine.start_ns)
+        self._worker.send(
+            "cpsim-progress",
+            counted=list(Counted.of(self._assignment.workload.kind, records)),
+            breaches=self._breaches.counts,
+            judged=None if ahead is None else told_of(ahead),
+            records=records.tobytes() if self._has_page else b"",
+            errors=self._journal.errors if self._has_page else [""],
+        )
         let_go()
+
+
+def _share_of(plan: Plan, index: int, count: int) -> Assignment:
+    return plan.assignment().part(index, count)
 
 
 def _report(runner: WorkerRunner) -> None:

@@ -75,6 +75,7 @@ class Ahead(Follower):
         findings: slots that nothing explains.
         found: the first of them, as a text; "" as long as there is none.
         why_not: why nothing is judged before the end; "" if it is.
+        as_far_as: how far that goes, as the end of a phrase; "" if slots are judged whole.
     """
 
     def __init__(self, clock: Clock = SYSTEM_CLOCK, *, fail_fast: bool = False) -> None:
@@ -82,7 +83,7 @@ class Ahead(Follower):
         self._fail_fast = fail_fast
         self.valid = self.findings = 0
         self.found = self.why_not = ""
-        self._as_far_as = ""
+        self.as_far_as = ""
 
     def begin(self, plan: Plan, observer: Observer | None) -> None:
         """Start, for a plan whose replay is about to begin.
@@ -101,7 +102,7 @@ class Ahead(Follower):
         assert project is not None
         has_view = control.exists()
         cursor = control.applied(project)["next"] if has_view and control.follows(project) else None
-        self._as_far_as = "" if has_view else ", as far as what is outstanding tells"
+        self.as_far_as = "" if has_view else ", as far as what is outstanding tells"
         self.start((plan, Way(has_view, cursor)))
 
     def look(self, journals: Sequence[Journal], start_ns: int) -> bool:
@@ -139,10 +140,16 @@ class Ahead(Follower):
     @property
     def text(self) -> str:
         """What is judged so far, for people; "" before the replay."""
-        if self.why_not:
-            return f"judged at the end: {self.why_not}"
-        counts = f"valid so far{self._as_far_as}: {self.valid:,} slots, {self.findings:,} findings"
-        return counts if self.is_started else ""
+        if not self.why_not and not self.is_started:
+            return ""
+        return text_of(self.valid, self.findings, self.as_far_as, self.why_not)
+
+
+def text_of(valid: int, findings: int, as_far_as: str, why_not: str) -> str:
+    """What is judged so far, for people; see `Ahead`."""
+    if why_not:
+        return f"judged at the end: {why_not}"
+    return f"valid so far{as_far_as}: {valid:,} slots, {findings:,} findings"
 
 
 def why_not(plan: Plan) -> str:

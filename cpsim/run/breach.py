@@ -64,12 +64,24 @@ class Breaches:
             "service": records["answered_ns"] - records["sent_ns"],
             "response": records["answered_ns"] - since_ns[counts],
         }
-        broken = None
         for counted in self._counted:
             of_kind = slice(None) if counted.kind is None else kinds == counted.kind
             counted.take(records["outcome"][of_kind], {name: each[of_kind] for name, each in times_ns.items()})
-            broken = broken or (counted.threshold if counted.is_broken else None)
-        return broken
+        return self._broken()
+
+    @property
+    def counts(self) -> list[int]:
+        """How many operations break each assert so far."""
+        return [counted.count for counted in self._counted]
+
+    def set_counts(self, counts: Sequence[int]) -> Threshold | None:
+        """Have `counts` of several shares, added up, be those of the whole; returns an assert that is broken."""
+        for counted, count in zip(self._counted, counts, strict=True):
+            counted.count = count
+        return self._broken()
+
+    def _broken(self) -> Threshold | None:
+        return next((counted.threshold for counted in self._counted if counted.is_broken), None)
 
 
 class BreachWatch:
@@ -131,16 +143,16 @@ class _Counted:
         self._metric, kind = parts_of(threshold.metric)
         self.kind = None if kind is None else KIND_NAMES.index(kind)
         self._planned = int(planned.sum() if self.kind is None else planned[self.kind])
-        self._count = 0
+        self.count = 0
 
     def take(self, outcomes: npt.NDArray[np.uint8], times_ns: dict[str, npt.NDArray[np.int64]]) -> None:
         if self._metric in RATES:
             names = RATES[self._metric]
-            self._count += sum(int(np.count_nonzero(outcomes == OperationOutcome[name.upper()])) for name in names)
+            self.count += sum(int(np.count_nonzero(outcomes == OperationOutcome[name.upper()])) for name in names)
         else:
             of = times_ns["service" if self._metric.startswith("service_") else "response"]
             values, counts = np.unique(as_recorded_us(of), return_counts=True)
-            self._count += sum(
+            self.count += sum(
                 count
                 for value, count in zip(values.tolist(), counts.tolist(), strict=True)
                 if not self.threshold.holds(value / 1000)
@@ -151,5 +163,5 @@ class _Counted:
         if not self._planned:
             return False
         if self._metric in RATES:
-            return not self.threshold.holds(self._count / self._planned)
-        return self._count > self._planned - rank_of(SHARES[_time_of(self._metric)], self._planned)
+            return not self.threshold.holds(self.count / self._planned)
+        return self.count > self._planned - rank_of(SHARES[_time_of(self._metric)], self._planned)

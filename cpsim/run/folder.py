@@ -191,8 +191,22 @@ def json_text(document: dict[str, Any]) -> str:
     return json.dumps(document, indent=2) + "\n"
 
 
-def write(run: Run, summary: Summary, output: OutputFolder) -> None:
+def write(
+    run: Run,
+    summary: Summary,
+    output: OutputFolder,
+    *,
+    drawn: page.Drawn | None = None,
+    evidence_files: Mapping[str, Callable[[Path], object]] | None = None,
+) -> None:
     """Write all files of a run, the smallest first: they may fit on a disk where a journal does not.
+
+    Args:
+        run: a run that has ended.
+        summary: its figures.
+        output: takes the files.
+        drawn: what its page draws of operations; None if its evidence has them.
+        evidence_files: a function for each file of evidence that writes it; None if its evidence has operations.
 
     Raises:
         NotWritten: a file cannot be written; the others are kept.
@@ -201,7 +215,7 @@ def write(run: Run, summary: Summary, output: OutputFolder) -> None:
     document, verdict = run_document(run, summary), verdict_document(evidence, run.verdict)
     faults = {"faults": evidence.faults, "firings": evidence.firings}
     seconds = pa.Table.from_pylist(summary.seconds) if summary.seconds else None
-    files = writers(evidence)
+    files = dict(evidence_files or writers(evidence))
     if (output.partial / WORKLOAD).exists():  # since before the replay
         del files[WORKLOAD]
     output.write(
@@ -210,7 +224,9 @@ def write(run: Run, summary: Summary, output: OutputFolder) -> None:
             "verdict.json": _text(json_text(verdict)),
             **({"faults.json": _text(json_text(faults))} if evidence.faults else {}),
             **_times(summary),
-            "report.html": lambda path: path.write_text(page.html(run, summary, document, verdict), encoding="utf-8"),
+            "report.html": lambda path: path.write_text(
+                page.html(run, summary, document, verdict, drawn=drawn), encoding="utf-8"
+            ),
             **({} if seconds is None else {"seconds.parquet": partial(pq.write_table, seconds, compression="zstd")}),
             **files,
         }

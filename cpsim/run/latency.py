@@ -21,7 +21,7 @@ from cpsim.system.growing import gathered, made
 from cpsim.system.mapped import ROWS, let_go, stretches, taken
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
 
     import numpy.typing as npt
@@ -64,6 +64,20 @@ class Histogram:
         counts = np.zeros(len(values), np.int64)
         np.add.at(counts, places, np.concatenate([part.counts for part in found]))
         return cls(values, counts)
+
+    def at_ms(self, share: float) -> float:
+        """Milliseconds that so large a share of the values, of which there is one at least, does not exceed."""
+        rank = max(1, math.ceil(share * self.total - 1e-9))
+        return float(self.values[np.searchsorted(np.cumsum(self.counts), rank)]) / 1000
+
+    def plain(self) -> list[list[int]]:
+        """The same as values that JSON carries."""
+        return [self.values.tolist(), self.counts.tolist()]
+
+    @classmethod
+    def of_plain(cls, values: Sequence[Sequence[int]]) -> Self:
+        """What `plain` has made values of."""
+        return cls(*(np.array(each, np.int64) for each in values))
 
     @property
     def total(self) -> int:

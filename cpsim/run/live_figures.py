@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 
@@ -20,10 +20,44 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from cpsim.evidence.journal import Journal
-    from cpsim.run.ahead import Ahead
     from cpsim.scenario.workload import Workload
 
     Kinds = npt.NDArray[np.uint8]
+
+
+class JudgesAhead(Protocol):
+    """What judges slots meanwhile: how many were found valid, and how many not."""
+
+    valid: int
+    findings: int
+
+    @property
+    def is_started(self) -> bool: ...  # noqa: D102 - it is described above
+
+
+class Counted(NamedTuple):
+    """Operations of some records, counted.
+
+    Attributes:
+        outcomes: of each kind of operation, how many had each outcome.
+        service: how many service times are up to each of `BOUNDS_S`, and beyond.
+        sum_s: the sum of these times, in seconds.
+    """
+
+    outcomes: list[list[int]]
+    service: list[int]
+    sum_s: float
+
+    @classmethod
+    def of(cls, kinds: Kinds, records: npt.NDArray[np.void]) -> Counted:
+        """Of records (dtype RECORD_TYPE) of operations whose kinds are given by number."""
+        outcomes = np.zeros((len(KIND_NAMES), len(OperationOutcome)), np.int64)
+        np.add.at(outcomes, (kinds[records["op"]], records["outcome"]), 1)
+        answered = records[records["outcome"] != OperationOutcome.UNKNOWN]
+        durations_s = (answered["answered_ns"] - answered["sent_ns"]) / 1e9
+        places = np.searchsorted(BOUNDS_S, durations_s)
+        service = np.bincount(places, minlength=len(BOUNDS_S) + 1).tolist()
+        return cls(outcomes.tolist(), service, float(durations_s.sum()))
 
 
 class LiveFigures:
@@ -33,7 +67,7 @@ class LiveFigures:
         ahead: what judges slots meanwhile, if anything does.
     """
 
-    def __init__(self, ahead: Ahead | None = None) -> None:
+    def __init__(self, ahead: JudgesAhead | None = None) -> None:
         self.ahead = ahead
         self._lock = threading.Lock()
         self._planned = 0
@@ -63,10 +97,10 @@ class LiveFigures:
                 self._read()
                 self._parts = []
 
-    def add(self, kinds: Kinds, records: npt.NDArray[np.void]) -> None:
-        """Count records (dtype RECORD_TYPE) of operations whose kinds are given by number."""
+    def add(self, counted: Counted) -> None:
+        """Add what another has counted."""
         with self._lock:
-            self._add(kinds, records)
+            self._add(counted)
 
     def families(self) -> list[Family]:
         """Return the metrics.
@@ -99,11 +133,8 @@ class LiveFigures:
 
     def _read(self) -> None:
         for reader, kinds in self._parts:
-            self._add(kinds, reader.read())
+            self._add(Counted.of(kinds, reader.read()))
 
-    def _add(self, kinds: Kinds, records: npt.NDArray[np.void]) -> None:
-        np.add.at(self._counts, (kinds[records["op"]], records["outcome"]), 1)
-        answered = records[records["outcome"] != OperationOutcome.UNKNOWN]
-        durations_s = (answered["answered_ns"] - answered["sent_ns"]) / 1e9
-        places = np.searchsorted(BOUNDS_S, durations_s)
-        self._service.add(np.bincount(places, minlength=len(BOUNDS_S) + 1).tolist(), float(durations_s.sum()))
+    def _add(self, counted: Counted) -> None:
+        self._counts += np.array(counted.outcomes)
+        self._service.add(counted.service, counted.sum_s)

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from cpsim.evidence.evidence import Evidence, Imbalance
     from cpsim.judge.judge import Checker
 
+    Judging = Callable[[Evidence, Sequence[Checker]], Verdict]
+
 LONGEST_WAIT: Final = 20
 """Limit of the wait for commands that are still being applied, in timeouts."""
 SHORTEST_QUIET_S: Final = 0.05
@@ -66,6 +68,7 @@ def conclude(
     checkers: Sequence[Checker] | None = None,
     *,
     source: AccountsSource | None = None,
+    judged: Judging | None = None,
 ) -> tuple[Evidence, Verdict]:
     """See the accounts as soon as they are as they should be, or no longer change, and judge.
 
@@ -76,26 +79,30 @@ def conclude(
         clock: measures the waits; its monotonic time is that of the evidence.
         checkers: others than the product's own; None for those that are installed.
         source: shows the accounts in place of the server; None if the server shows them itself.
+        judged: judges by some checkers; None judges all in this process.
     """
+    judged = judged or _judged
     if source is not None:
-        evidence, verdict = _observe_source(evidence, source, timeout_s, clock)
+        evidence, verdict = _observe_source(evidence, source, timeout_s, clock, judged)
     elif observer is None:
-        verdict = _judged(evidence, OF_ACCOUNTS)
+        verdict = judged(evidence, OF_ACCOUNTS)
     else:
         try:
-            evidence, verdict = _observe(evidence, observer, timeout_s, clock)
+            evidence, verdict = _observe(evidence, observer, timeout_s, clock, judged)
         except CannotObserve as error:
             evidence = replace(evidence, seen=None, unseen=str(error))
-            verdict = _judged(evidence, OF_ACCOUNTS)
+            verdict = judged(evidence, OF_ACCOUNTS)
     others = checkers_of_others() if checkers is None else checkers
-    return evidence, verdict.merged(_judged(evidence, [*OF_REPLIES, *others]))
+    return evidence, verdict.merged(judged(evidence, [*OF_REPLIES, *others]))
 
 
 def _judged(evidence: Evidence, checkers: Sequence[Checker]) -> Verdict:
     return judge(evidence.partitions(), evidence.head(), checkers)
 
 
-def _observe(evidence: Evidence, observer: Observer, timeout_s: float, clock: Clock) -> tuple[Evidence, Verdict]:
+def _observe(
+    evidence: Evidence, observer: Observer, timeout_s: float, clock: Clock, judged: Judging
+) -> tuple[Evidence, Verdict]:
     """Judge until the accounts are as they should be, or have not changed for `timeout_s`.
 
     A daemon may take its time to forward commands; while it does, the judge waits, within a limit. Requests during the
@@ -111,7 +118,7 @@ def _observe(evidence: Evidence, observer: Observer, timeout_s: float, clock: Cl
         begun = clock.monotonic()
         shown, counts = signal(), verdict.counts
         evidence = replace(evidence, seen=_look(evidence, observer, clock, control=control))
-        verdict = _judged(evidence, OF_ACCOUNTS)
+        verdict = judged(evidence, OF_ACCOUNTS)
         now = clock.monotonic()
         is_settled = not (verdict.not_verified and _comes_more(evidence))
         at_once = isinstance(evidence.endpoint, UrlEndpoint)
@@ -133,7 +140,7 @@ def _comes_more(evidence: Evidence) -> bool:
 
 
 def _observe_source(
-    evidence: Evidence, source: AccountsSource, timeout_s: float, clock: Clock
+    evidence: Evidence, source: AccountsSource, timeout_s: float, clock: Clock, judged: Judging
 ) -> tuple[Evidence, Verdict]:
     """Judge until the accounts of a source are as they should be, or what is wrong has not changed for `timeout_s`.
 
@@ -148,7 +155,7 @@ def _observe_source(
             from_s, failure = clock.monotonic(), None
             try:
                 evidence = replace(evidence, seen=_seen_in(source, evidence, timeout_s, clock))
-                verdict = _judged(evidence, OF_ACCOUNTS)
+                verdict = judged(evidence, OF_ACCOUNTS)
             except CannotObserve as error:
                 failure = None if isinstance(error, NothingNew) and wrong is not None else error
             now = clock.monotonic()
@@ -167,7 +174,7 @@ def _observe_source(
     except KeyboardInterrupt:
         why = f"the reading of {source} was interrupted"
     evidence = replace(evidence, seen=None, unseen=why)
-    return evidence, _judged(evidence, OF_ACCOUNTS)
+    return evidence, judged(evidence, OF_ACCOUNTS)
 
 
 def _seen_in(source: AccountsSource, evidence: Evidence, timeout_s: float, clock: Clock) -> Seen:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
 
@@ -80,52 +80,109 @@ class OverTime:
         if not len(records):
             return None
         schedule_us = evidence.schedule_us
-        end_ns = max(1, _largest(records["answered_ns"]))
-        step_ns = round(_step_s(end_ns / 1e9) * 1e9)
-        count = -(-end_ns // step_ns)
-        intervals = _Intervals(step_ns, count, end_ns)
-        unanswered = [code for code, error in enumerate(evidence.errors) if not was_answered(error)]
+        intervals = Intervals.of(_largest(records["answered_ns"]))
+        counts = intervals.counted(evidence, records)
         due_ns = None if schedule_us is None else lambda places: schedule_us[records["op"][places]] * 1000
-        achieved, by_outcome = np.zeros(count, np.int64), np.zeros((len(OperationOutcome), count), np.int64)
-        for where in stretches(len(records)):
-            piece = records[where]
-            achieved += intervals.count(piece["answered_ns"][~np.isin(piece["error"], unanswered)])
-            for outcome in OperationOutcome:
-                by_outcome[outcome] += intervals.count(piece["answered_ns"][piece["outcome"] == outcome])
         since = intervals.grouped(len(records), lambda w: records["sent_ns"][w] if due_ns is None else due_ns(w))
         pending = apply_delay_ms = None
         if delay.delays_ns is not None and delay.answered_ns is not None:
             delays_ns, answers_ns = delay.delays_ns, delay.answered_ns
             of_answers = intervals.grouped(len(answers_ns), answers_ns.__getitem__)
             apply_delay_ms = _quantiles_ms(*of_answers, lambda places: taken(delays_ns, places))
-            pending = intervals.between(len(answers_ns), lambda w: (answers_ns[w], answers_ns[w] + delays_ns[w]))
-        return cls(
-            step_s=step_ns / 1e9,
-            end_s=end_ns / 1e9,
-            begins_s=[round(number * step_ns / 1e9, 3) for number in range(count)],
-            offered=None if schedule_us is None else intervals.rate(intervals.offered(schedule_us)),
-            achieved=intervals.rate(achieved),
-            refused=intervals.rate(by_outcome[OperationOutcome.REFUSED]),
-            unknown=intervals.rate(by_outcome[OperationOutcome.UNKNOWN]),
+            between = intervals.between(len(answers_ns), lambda w: (answers_ns[w], answers_ns[w] + delays_ns[w]))
+            pending = between.tolist()
+        return cls.counted(
+            intervals,
+            counts,
             service_ms=_quantiles_ms(*since, lambda places: _took_ns(taken(records, places))),
             response_ms=None
             if due_ns is None
             else _quantiles_ms(*since, lambda places: taken(records, places)["answered_ns"] - due_ns(places)),
             apply_delay_ms=apply_delay_ms,
-            in_flight=intervals.between(len(records), lambda w: (records["sent_ns"][w], records["answered_ns"][w])),
             pending=pending,
-            outages=_outages_s(records, unanswered, _largest(records["answered_ns"])),
+            outages=_outages_s(records, unanswered(evidence), _largest(records["answered_ns"])),
+        )
+
+    @classmethod
+    def counted(
+        cls,
+        intervals: Intervals,
+        counts: Counts,
+        *,
+        service_ms: dict[str, Column],
+        response_ms: dict[str, Column] | None,
+        outages: list[tuple[float, float]],
+        apply_delay_ms: dict[str, Column] | None = None,
+        pending: list[int] | None = None,
+    ) -> OverTime:
+        """Of what was counted in each interval; for the others see the attributes."""
+        step_s = intervals.step_ns / 1e9
+        return cls(
+            step_s=step_s,
+            end_s=intervals.end_ns / 1e9,
+            begins_s=[round(number * intervals.step_ns / 1e9, 3) for number in range(intervals.number)],
+            offered=None if counts.offered is None else intervals.rate(counts.offered),
+            achieved=intervals.rate(counts.achieved),
+            refused=intervals.rate(counts.refused),
+            unknown=intervals.rate(counts.unknown),
+            service_ms=service_ms,
+            response_ms=response_ms,
+            apply_delay_ms=apply_delay_ms,
+            in_flight=counts.in_flight.tolist(),
+            pending=pending,
+            outages=outages,
             is_cut=intervals.is_cut,
         )
 
 
+class Counts(NamedTuple):
+    """Operations of some records by interval: int64[intervals]; those of several shares of a replay add up.
+
+    Attributes:
+        offered: due; None if they had no due times.
+        achieved: answered.
+        refused, unknown: with that outcome.
+        in_flight: sent and not answered at the end of the interval.
+    """
+
+    offered: Ints | None
+    achieved: Ints
+    refused: Ints
+    unknown: Ints
+    in_flight: Ints
+
+
 @dataclass(frozen=True, slots=True)
-class _Intervals:
+class Intervals:
     """The intervals of a replay: their length, their number, and the end of the last answer."""
 
     step_ns: int
     number: int
     end_ns: int
+
+    @classmethod
+    def of(cls, last_ns: int) -> Intervals:
+        """Those of a replay whose last answer came then."""
+        end_ns = max(1, last_ns)
+        step_ns = round(_step_s(end_ns / 1e9) * 1e9)
+        return cls(step_ns, -(-end_ns // step_ns), end_ns)
+
+    def counted(self, evidence: Evidence, records: npt.NDArray[np.void]) -> Counts:
+        """The records of evidence whose times were measured, by interval."""
+        achieved, by_outcome = np.zeros(self.number, np.int64), np.zeros((len(OperationOutcome), self.number), np.int64)
+        no_answers, due_us = unanswered(evidence), evidence.schedule_us
+        for where in stretches(len(records)):
+            piece = records[where]
+            achieved += self.count(piece["answered_ns"][~np.isin(piece["error"], no_answers)])
+            for outcome in OperationOutcome:
+                by_outcome[outcome] += self.count(piece["answered_ns"][piece["outcome"] == outcome])
+        return Counts(
+            None if due_us is None else self.offered(due_us),
+            achieved,
+            by_outcome[OperationOutcome.REFUSED],
+            by_outcome[OperationOutcome.UNKNOWN],
+            self.between(len(records), lambda w: (records["sent_ns"][w], records["answered_ns"][w])),
+        )
 
     @property
     def is_cut(self) -> bool:
@@ -158,7 +215,7 @@ class _Intervals:
         rates: Column = [round(value, 3) for value in (counts * (1e9 / self.step_ns)).tolist()]
         return [*rates[:-1], None] if self.is_cut else rates
 
-    def between(self, total: int, times_ns: Callable[[slice], tuple[Ints, Ints]]) -> list[int]:
+    def between(self, total: int, times_ns: Callable[[slice], tuple[Ints, Ints]]) -> Ints:
         """How many have begun and not ended at the end of each interval.
 
         Args:
@@ -170,7 +227,7 @@ class _Intervals:
         for where in stretches(total):
             for sign, times in zip((1, -1), times_ns(where), strict=True):
                 changes += sign * np.bincount(np.searchsorted(ends_ns, times), minlength=self.number + 1)
-        found: list[int] = np.cumsum(changes[:-1]).tolist()
+        found: Ints = np.cumsum(changes[:-1])
         return found
 
 
@@ -208,29 +265,61 @@ def _took_ns(records: npt.NDArray[np.void]) -> Ints:
     return took_ns
 
 
-def _outages_s(records: npt.NDArray[np.void], unanswered: Sequence[int], last_ns: int) -> list[tuple[float, float]]:
-    """Stretches between two answers, or before the first or after the last, in which an operation waited for long.
+def unanswered(evidence: Evidence) -> list[int]:
+    """The codes of errors that are no answers."""
+    return [code for code, error in enumerate(evidence.errors) if not was_answered(error)]
+
+
+def _outages_s(records: npt.NDArray[np.void], no_answers: Sequence[int], last_ns: int) -> list[tuple[float, float]]:
+    """See `outages_s`, of records of which the last was answered, or given up, then."""
+    pauses = pauses_ns(*answers_by_bucket(records, no_answers, last_ns), last_ns)
+    return outages_s(*pauses, earliest_ns(records, pauses[0], last_ns))
+
+
+def answers_by_bucket(records: npt.NDArray[np.void], no_answers: Sequence[int], last_ns: int) -> tuple[Ints, Ints]:
+    """The first and the latest answer in each half of the time that an outage lasts; `last_ns` and -1 if there is none.
 
     Args:
         records: of operations that were sent.
-        unanswered: the codes of errors that are no answers.
-        last_ns: when the last of them was answered, or given up.
+        no_answers: the codes of errors that are none.
+        last_ns: when the last operation of the replay was answered, or given up.
     """
     bucket_ns = OUTAGE_NS // 2  # in an outage, at least one is empty
     buckets = last_ns // bucket_ns + 1
     first_ns, latest_ns = np.full(buckets, last_ns), np.full(buckets, -1)
     for where in stretches(len(records)):
         piece = records[where]
-        answers_ns = piece["answered_ns"][~np.isin(piece["error"], unanswered)].astype(np.int64)
+        answers_ns = piece["answered_ns"][~np.isin(piece["error"], no_answers)].astype(np.int64)
         np.minimum.at(first_ns, answers_ns // bucket_ns, answers_ns)
         np.maximum.at(latest_ns, answers_ns // bucket_ns, answers_ns)
+    return first_ns, latest_ns
+
+
+def pauses_ns(first_ns: Ints, latest_ns: Ints, last_ns: int) -> tuple[Ints, Ints]:
+    """When there were no answers for as long as an outage lasts, by `answers_by_bucket`: the begins and the ends."""
     filled = latest_ns >= 0
     begins, ends = np.append(0, latest_ns[filled]), np.append(first_ns[filled], last_ns)
-    begins, ends = (each[ends - begins >= OUTAGE_NS] for each in (begins, ends))
-    earliest_ns = np.full(len(begins) + 1, last_ns)  # when the first was sent of what was answered after each begin
+    is_long = ends - begins >= OUTAGE_NS
+    return begins[is_long], ends[is_long]
+
+
+def earliest_ns(records: npt.NDArray[np.void], begins: Ints, last_ns: int) -> Ints:
+    """When the first was sent of what was answered after each of these times, and before the next."""
+    found = np.full(len(begins) + 1, last_ns)
     for where in stretches(len(records)):
         piece = records[where]
-        np.minimum.at(earliest_ns, np.searchsorted(begins, piece["answered_ns"]), piece["sent_ns"])
-    since = np.maximum(begins, np.minimum.accumulate(earliest_ns[:0:-1])[::-1])
+        np.minimum.at(found, np.searchsorted(begins, piece["answered_ns"]), piece["sent_ns"])
+    return found
+
+
+def outages_s(begins: Ints, ends: Ints, earliest: Ints) -> list[tuple[float, float]]:
+    """Stretches between two answers, or before the first or after the last, in which an operation waited for long.
+
+    Args:
+        begins: of pauses, in nanoseconds.
+        ends: of the same.
+        earliest: for each begin what `earliest_ns` says.
+    """
+    since = np.maximum(begins, np.minimum.accumulate(earliest[:0:-1])[::-1])
     is_long = ends - since >= OUTAGE_NS
     return list(zip((since[is_long] / 1e9).tolist(), (ends[is_long] / 1e9).tolist(), strict=True))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 
@@ -51,7 +51,33 @@ TENTHS_OF_DECADES: Final = 40
 """Points of a percentile curve, which has 99.99% at its end."""
 
 
-def html(run: Run, summary: Summary, document: dict[str, Any], verdict: dict[str, Any], *, live: str = "") -> str:
+class Drawn(NamedTuple):
+    """What a page draws of the operations of a run.
+
+    Attributes:
+        over_time: None if nothing was sent.
+        slowest: the timelines of the slots with the longest service times.
+    """
+
+    over_time: OverTime | None
+    slowest: Sequence[Timeline]
+
+    @classmethod
+    def of(cls, run: Run) -> Drawn:
+        """Of a run whose evidence has its operations."""
+        slowest = [timeline for _, timeline in slowest_of(run.evidence)]
+        return cls(OverTime.of(run.evidence, run.apply_delay), slowest)
+
+
+def html(
+    run: Run,
+    summary: Summary,
+    document: dict[str, Any],
+    verdict: dict[str, Any],
+    *,
+    live: str = "",
+    drawn: Drawn | None = None,
+) -> str:
     """The page.
 
     Args:
@@ -60,8 +86,10 @@ def html(run: Run, summary: Summary, document: dict[str, Any], verdict: dict[str
         document: `run.json`.
         verdict: `verdict.json`.
         live: where the page will be when the run has ended, of a run that goes on; "" of one that has ended.
+        drawn: what it draws of the run's operations; None if its evidence has them.
     """
-    over_time = OverTime.of(run.evidence, run.apply_delay)
+    drawn = drawn or Drawn.of(run)
+    over_time = drawn.over_time
     faults = None if over_time is None else _faults(run, over_time)
     kept = itertools.chain(*run.verdict.examples.values())
     return template("cpsim.run", "page.html.j2").render(
@@ -87,7 +115,7 @@ def html(run: Run, summary: Summary, document: dict[str, Any], verdict: dict[str
         by_kind=list(_by_kind(summary)),
         slots=None if summary.slots is None else _slots(summary.slots),
         examples=[(each, timeline(example)) for each, example in zip(verdict["examples"], kept, strict=True)],
-        slowest=list(_slowest(run.evidence)),
+        slowest=drawn.slowest,
         retried=run.effort.retried,
         limit=None if summary.limit is None else LIMITS[summary.limit],
         shown_anomalies=SHOWN_ANOMALIES,
@@ -270,8 +298,8 @@ def _slots(slots: Mapping[str, int]) -> Ranking:
     return Ranking("Slots by outcome", ["slots"], [(state, [count]) for state, count in slots.items()], "{:,}".format)
 
 
-def _slowest(evidence: Evidence) -> Iterator[Timeline]:
-    """The slots with the longest service times; none in virtual time, which has none."""
+def slowest_of(evidence: Evidence) -> Iterator[tuple[int, Timeline]]:
+    """The slots with the longest service times, which come first; none in virtual time, which has none."""
     if evidence.virtual_ns is not None:
         return
     records = timed_records(evidence)
@@ -294,4 +322,4 @@ def _slowest(evidence: Evidence) -> Iterator[Timeline]:
             slowest = max(range(len(steps)), key=lambda at: steps[at].over_ns - steps[at].span.earliest_ns)
             shown = steps[max(0, slowest - AROUND) : slowest + AROUND + 1]
             title = f"{history.slot_id(number)}: {kind} was {outcome} after {took / 1e6:,.3f} ms"
-            yield timeline_of(title, shown)
+            yield took, timeline_of(title, shown)

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Final
 
 from cpsim.errors import CpsimError
 from cpsim.evidence.files import ANY_TIME_NS, EvidenceFolder
-from cpsim.judge.judge import CHECKERS, checkers_of_others, concluded, judge, of_partition
+from cpsim.judge.judge import CHECKERS, checkers_of_others, concluded, judge, names_of, of_partition
 from cpsim.system.cluster import connect, workers_errors
 from cpsim.system.process import keep_memory, put_off_pandas
 from cpsim.system.threads import Thread
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 
     from cpsim.accounts.view import View
     from cpsim.evidence.evidence import Evidence
-    from cpsim.judge.judge import Checker
     from cpsim.judge.verdict import Verdict
 
 AHEAD: Final = 2
@@ -159,7 +158,7 @@ def judge_folder(
     if spread is None or evidence.is_unfinished:
         head = evidence.head()
         return head, judge(evidence.partitions(), head, checkers)
-    sent, names, slots_of = folder.for_others(), _names(checkers), evidence.slots_by_partition()
+    sent, names, slots_of = folder.for_others(), names_of(checkers), evidence.slots_by_partition()
     futures = (
         spread.pool.submit(judge_partition, sent, evidence.digest, names, index, slots_of(index))
         for index in range(evidence.count)
@@ -193,8 +192,8 @@ def judge_partition(
         CpsimError: here is another folder, or are other checkers.
     """
     checkers = [*CHECKERS, *checkers_of_others()]
-    if _names(checkers) != names:
-        raise CpsimError(f"it has the checkers {', '.join(_names(checkers))}, and this machine {', '.join(names)}")
+    if names_of(checkers) != names:
+        raise CpsimError(f"it has the checkers {', '.join(names_of(checkers))}, and this machine {', '.join(names)}")
     evidence = _kept_open(digest, folder) if folder.later is None else folder.opened()
     if evidence.digest != digest:
         raise CpsimError(f"{folder.path} is another run folder there than here")
@@ -205,7 +204,3 @@ def judge_partition(
 def _kept_open(_digest: str, folder: FolderToJudge) -> EvidenceFolder:
     """A folder that is opened once, and its accounts read, for all partitions that this process judges."""
     return folder.opened()
-
-
-def _names(checkers: list[Checker]) -> list[str]:
-    return [f"{type(checker).__module__}.{type(checker).__qualname__}" for checker in checkers]

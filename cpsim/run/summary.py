@@ -3,26 +3,22 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from cpsim.config.thresholds import APPLY_DELAY_PREFIXES, Checked, Threshold, metrics
 from cpsim.errors import in_one_line
 from cpsim.evidence import extensions
-from cpsim.evidence.evidence import tally
 from cpsim.evidence.extensions import installed
-from cpsim.evidence.journal import OperationOutcome
 from cpsim.judge.timeline import timeline
 from cpsim.replay.failures import LOST, kind_of
 from cpsim.replay.pace import Users
-from cpsim.run.latency import Histogram, Times, by_second, chosen, percentile, senders_lateness_ns, timed_records
+from cpsim.run.latency import Histogram
+from cpsim.run.measured import Measured
 from cpsim.scenario.formats.arrow import slot_ids
-from cpsim.scenario.workload import KIND_NAMES
-from cpsim.system.growing import gathered
 from cpsim.system.mapped import stretches
 from cpsim.system.mapped_rows import pieces
 from cpsim.ui.printable import escaped
@@ -30,7 +26,6 @@ from cpsim.ui.printable import escaped
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    import numpy.typing as npt
     from rich.console import Console
 
     from cpsim.evidence.evidence import Evidence
@@ -174,111 +169,53 @@ class Summary:
         }
 
 
-def summarise(run: Run, metrics_of_others: Mapping[str, Metric] | None = None) -> Summary:
+def summarise(
+    run: Run, metrics_of_others: Mapping[str, Metric] | None = None, measured: Measured | None = None
+) -> Summary:
     """The figures of a run.
 
     Args:
         run: a run that has ended.
         metrics_of_others: additional metrics; None for those that are installed.
+        measured: what was measured of its operations; None if its evidence has them.
 
     Raises:
         CpsimError: a metric that is installed cannot be loaded.
     """
     whole, delay, warm_up_ns = run.evidence, run.apply_delay, int(run.plan.warm_up_s * 1e9)
-    evidence = _after(whole, warm_up_ns)
-    timed = timed_records(evidence)
-    errors = tally(evidence.workload.kind, evidence.records, evidence.errors).sum(axis=0)
-    named = {
-        evidence.errors[code]: int(errors[code]) for code in np.argsort(-errors, kind="stable") if code and errors[code]
-    }
+    measured = measured or Measured.of(whole, run.plan.warm_up_s)
     failures: Counter[str] = Counter()
-    for error, count in named.items():
+    for error, count in measured.errors.items():
         failures[kind_of(error)] += count
-    times = Times.of(evidence, timed)
-    schedule_us, lateness_p99_ms = evidence.schedule_us, None
-
-    def due_ns(records: npt.NDArray[np.void]) -> npt.NDArray[np.int64]:
-        assert schedule_us is not None
-        times_ns: npt.NDArray[np.int64] = schedule_us[records["op"]] * 1000
-        return times_ns
-
-    if schedule_us is not None and len(timed):
-        lateness_p99_ms = percentile(len(timed), lambda w: timed["sent_ns"][w] - due_ns(timed[w]), 99) / 1e6
     slots, credits = _of_slots(whole)
-    measured, unknown = _measured(
-        whole, installed(extensions.METRICS) if metrics_of_others is None else metrics_of_others
-    )
-    of_all = timed if evidence is whole else timed_records(whole)
+    found, unknown = of_others(whole, installed(extensions.METRICS) if metrics_of_others is None else metrics_of_others)
+    times = measured.times
     return Summary(
         elapsed_s=max(whole.elapsed_s - run.plan.warm_up_s, 0.0),
-        by_kind=_by_kind(evidence, whole),
+        by_kind=measured.by_kind,
         by_kind_ms=times.by_kind_ms(),
-        errors=named,
+        errors=measured.errors,
         failures=dict(failures.most_common()),
-        limit=None if LOST in evidence.errors else _limit(run, lateness_p99_ms),
+        limit=None if LOST in whole.errors else _limit(run, measured),
         busy=run.effort.busy,
         service=Histogram.joined(times.service.values()),
         response=Histogram.joined(times.response.values()) if times.response else None,
         apply_delay=_apply_delay(delay, warm_up_ns),
         apply_delay_uncertainty_ms=None if delay.unknown else round(delay.uncertainty_ns / 1e6, 3),
         apply_delay_unknown=delay.unknown or None,
-        lateness_p99_ms=lateness_p99_ms,
+        lateness_p99_ms=measured.lateness_p99_ms,
         per_second=times.per_second,
-        seconds=by_second(
-            of_all,
-            None if schedule_us is None else gathered((due_ns(of_all[w]) for w in stretches(len(of_all))), np.int64),
-        ),
+        seconds=measured.seconds,
         slots=slots,
         credits=credits,
-        metrics=measured,
+        metrics=found,
         metrics_unknown=unknown,
         virtual_step_s=_virtual_step_s(whole),
         warm_up_s=run.plan.warm_up_s,
-        warm_up_operations=len(whole.records) - len(evidence.records),
+        warm_up_operations=measured.warm_up_operations,
         stopped_by=run.stopped_by,
         found=run.found,
     )
-
-
-def _after(evidence: Evidence, warm_up_ns: int) -> Evidence:
-    """The evidence without the records of operations due, or sent if none was due, in the warm-up."""
-    if not warm_up_ns:
-        return evidence
-    due_us = evidence.schedule_us
-
-    def counts(piece: npt.NDArray[np.void]) -> npt.NDArray[np.bool]:
-        since_ns = piece["sent_ns"] if due_us is None else due_us[piece["op"]] * 1000
-        is_later: npt.NDArray[np.bool] = since_ns >= warm_up_ns
-        return is_later
-
-    return replace(evidence, records=chosen(evidence.records, counts))
-
-
-def _by_kind(evidence: Evidence, whole: Evidence) -> dict[str, dict[str, int]]:
-    """Operations of each kind: planned, and with each outcome; without those that are left out of the whole."""
-    kind = evidence.workload.kind
-    planned = np.zeros(len(KIND_NAMES), np.int64)
-    for where in stretches(len(kind)):
-        planned += np.bincount(kind[where], minlength=len(planned))
-    outcomes = _outcomes(evidence)
-    left_out = 0 if evidence is whole else (_outcomes(whole) - outcomes).sum(axis=1)
-    left = (planned - left_out).tolist()
-    return {
-        name: {"planned": left[code]}
-        | {outcome.name.lower(): int(outcomes[code, outcome]) for outcome in OperationOutcome}
-        for code, name in enumerate(KIND_NAMES)
-        if planned[code]
-    }
-
-
-def _outcomes(evidence: Evidence) -> npt.NDArray[np.int64]:
-    """How many operations of each kind had each outcome: int64[kinds, outcomes]."""
-    found = np.zeros((len(KIND_NAMES), len(OperationOutcome)), np.int64)
-    for where in stretches(len(evidence.records)):
-        piece = evidence.records[where]
-        places = evidence.workload.kind[piece["op"]].astype(np.int64) * len(OperationOutcome) + piece["outcome"]
-        found += np.bincount(places, minlength=found.size).reshape(found.shape)
-    return found
 
 
 def _apply_delay(delay: ApplyDelay, warm_up_ns: int) -> Histogram | None:
@@ -326,7 +263,7 @@ def _virtual_step_s(evidence: Evidence) -> float | None:
     return int(max(behind_us, default=0)) / 1e6
 
 
-def _measured(evidence: Evidence, more: Mapping[str, Metric]) -> tuple[dict[str, float | None], dict[str, str]]:
+def of_others(evidence: Evidence, more: Mapping[str, Metric]) -> tuple[dict[str, float | None], dict[str, str]]:
     """The metrics of others, and why some are unknown."""
     measured: dict[str, float | None] = {}
     unknown: dict[str, str] = {}
@@ -339,21 +276,15 @@ def _measured(evidence: Evidence, more: Mapping[str, Metric]) -> tuple[dict[str,
     return measured, unknown
 
 
-def _limit(run: Run, lateness_p99_ms: float | None) -> str | None:
+def _limit(run: Run, measured: Measured) -> str | None:
     """What limited the rate of a run; see `Summary.limit`."""
-    evidence = run.evidence
+    lateness_p99_ms = measured.lateness_p99_ms
     if isinstance(run.plan.pace, Users) or (lateness_p99_ms is not None and lateness_p99_ms <= LATE_MS):
         return None
-    limit = run.effort.limit(len(evidence.records))
-    if limit == "target" and evidence.schedule_us is not None:
-        schedule_us, slot = evidence.schedule_us, evidence.workload.slot
-        late_ns = senders_lateness_ns(
-            evidence.records, lambda some: schedule_us[some["op"]] * 1000, lambda some: slot[some["op"]]
-        )
-        own_p99_ms = percentile(len(late_ns), late_ns.__getitem__, 99) / 1e6 if len(late_ns) else 0.0
-        if own_p99_ms > max(LATE_MS, lateness_p99_ms or 0.0) / 2:
-            return "generator"
-    return limit
+    limit = run.effort.limit(measured.sent)
+    least_ms = max(LATE_MS, lateness_p99_ms or 0.0) / 2
+    is_ours = limit == "target" and measured.own_p99_ms is not None and measured.own_p99_ms() > least_ms
+    return "generator" if is_ours else limit
 
 
 def show(run: Run, summary: Summary, console: Console) -> None:

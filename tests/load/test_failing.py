@@ -33,11 +33,11 @@ def spoil(environment, runner, **_):
         sent.append(name)
 
     def spoiled(batch):
-        if "cpsim-records" in sent:
+        if "cpsim-progress" in sent:
             if WHAT == "kill":
                 os.kill(os.getpid(), 9)
             if WHAT == "master":
-                send("cpsim-records", {})
+                send("cpsim-progress", {})
             else:
                 raise IndexError("one\\ntwo")
 
@@ -45,6 +45,14 @@ def spoil(environment, runner, **_):
         clients = runner.clients.all if isinstance(runner, MasterRunner) else ()
         runner.send_message("cpsim-share", None, next((client.id for client in clients), "local"))
 
+    def asked(environment, msg):
+        if msg.data["what"] == "judge":
+            os.kill(os.getpid(), 9)
+        answer(environment=environment, msg=msg)
+
+    if WHAT == "judge" and isinstance(runner, WorkerRunner) and first(runner):
+        answer, _ = runner.custom_messages["cpsim-ask"]
+        runner.custom_messages["cpsim-ask"] = asked, False
     runner.send_message = noted
     if WHAT == "handler" and not isinstance(runner, WorkerRunner):
         environment.events.spawning_complete.add_listener(share)
@@ -65,7 +73,7 @@ LOCUSTFILE = Path(cpsim.__file__).parent / "load" / "locustfile.py"
 RAISED = {
     "replay": "IndexError: one two (spoil, line ",
     "handler": "TypeError: ",
-    "master": "KeyError: 'records' (cpsim.load.master, line ",
+    "master": "KeyError: 'counted' (cpsim.load.followers, line ",
 }
 SLOWLY = ["--output", "run", "--rate", "300", "--timeout", "2"]
 
@@ -160,6 +168,18 @@ def test_workers_that_are_all_killed_end_the_run(spoiled, tmp_path):
     assert process.returncode == 2, output
     assert "is lost: nothing is heard of it any more" in complaints(output)[0]
     assert document(tmp_path / "run")["verdict"] == "unknown"
+
+
+def test_a_worker_that_is_killed_before_it_has_judged_leaves_its_slots_unknown(spoiled, tmp_path):
+    process = spoiled("judge", "--headless", "--processes", "2")
+    output = said(process)
+    assert process.returncode == 2, output
+    assert "it was lost before it had judged them" in output
+    assert "is lost, which has them" in output
+    run = document(tmp_path / "run.partial")
+    assert (run["verdict"], run["anomalies_by_name"]) == ("unknown", {})
+    assert 0 < run["checked"]["slots"] < 500
+    assert run["checked"]["replies"] == run["operations"]
 
 
 def test_malformed_frames_are_counted_like_other_operations(loads, tmp_path):

@@ -20,6 +20,10 @@ import pytest
 from ports import free_port
 from scraping import replayed, scrape
 
+from cpsim.fake import ANY_PORT, Fake
+
+from .conftest import Loads
+
 SMOKE = 1_968
 
 
@@ -77,6 +81,33 @@ def test_a_load_is_judged_by_anybodys_accounts(loads, tmp_path, site):
     assert not (tmp_path / "none").exists()
 
 
+def test_the_verdict_on_wrong_slots_is_that_of_one_process_with_any_number_of_workers(cpsim, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "secret").write_text("demo-secret")
+    found = []
+    for workers in (None, 1, 2, 4):
+        with Fake({"demo": "demo-secret"}, unix=Path("d.sock"), http=ANY_PORT, quirks=frozenset({"reclaim"})) as fake:
+            server = ["--server", fake.addresses["http"], "--project", "demo", "--secret-file", "secret"]
+            where = ["duplicate-claims", "--target", "./d.sock", *server, "--set", "arrivals.jobs=200"]
+            options = ["--slot-prefix", "same", "--output", f"run-{workers}"]
+            if workers is None:
+                status, *told = cpsim("run", *where, *options, "--asap")
+            else:
+                loads = Loads(tmp_path, where[1:])
+                process = loads.start(where[0], "--headless", "--processes", str(workers), options=options)
+                told, status = said(process), process.returncode
+                loads.end()
+        assert status == 1, told
+        status, again, _ = cpsim("judge", f"run-{workers}", "--json")
+        assert (status, again) == (1, (tmp_path / f"run-{workers}/verdict.json").read_text())
+        verdict = json.loads(again)
+        assert len(verdict["anomalies"]) > 10
+        for example in verdict["examples"]:
+            del example["timeline"]  # which has the times of a run
+        found.append(json.dumps(verdict | {"repeat": ""}))
+    assert set(found) == {found[0]}
+
+
 @pytest.mark.parametrize(
     ("threshold", "why"),
     [("effect_p99_ms<100", "the apply delay is not measured"), ("response_p99_ms<9", "add --rate or --speed")],
@@ -107,33 +138,6 @@ def test_a_master_and_two_workers_share_the_slots(loads, tmp_path, site, port):
     assert sum(requests for requests, _ in requests_in(tmp_path / "stats.json").values()) == SMOKE
     with site.fake.accounts.reading() as ledger:
         assert len(ledger.projects["demo"].slots) == 500
-
-
-RECEIVED = """
-import tracemalloc
-import numpy as np
-import cpsim.replay.wires.connect  # before Locust
-from cpsim.evidence.journal import RECORD_TYPE, merged
-from cpsim.load.master import Share
-each, times = 100_000, 30
-shares = [Share(name, 0, np.arange(index, 2 * each * times, 2), np.empty(0)) for index, name in enumerate("ab")]
-records = np.zeros(each, RECORD_TYPE)
-tracemalloc.start()
-for time in range(times):
-    records["op"] = np.arange(time * each, (time + 1) * each)
-    for share in shares:
-        share.take(records.tobytes())
-found, _ = merged((share.table(), share.errors, share.ops) for share in shares)
-_, most = tracemalloc.get_traced_memory()
-assert np.array_equal(found["op"], np.arange(2 * each * times))
-print(most / found.nbytes)
-"""
-
-
-def test_what_a_master_has_received_is_on_disk_and_not_in_its_memory(tmp_path):
-    command = [sys.executable, "-P", "-c", RECEIVED]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=True)
-    assert float(done.stdout) < 0.25
 
 
 ASIDE = """

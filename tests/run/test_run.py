@@ -808,6 +808,5 @@ def test_what_limited_a_run(busy, retried, lateness_ms, limit):
     from cpsim.replay.pace import AsFastAsPossible
     from cpsim.run.summary import _limit
 
-    plan, evidence = SimpleNamespace(pace=AsFastAsPossible()), SimpleNamespace(records=[1], schedule_us=None)
-    run = SimpleNamespace(plan=plan, evidence=evidence, effort=Effort(busy, retried))
-    assert _limit(run, lateness_ms) == limit
+    run = SimpleNamespace(plan=SimpleNamespace(pace=AsFastAsPossible()), effort=Effort(busy, retried))
+    assert _limit(run, SimpleNamespace(lateness_p99_ms=lateness_ms, own_p99_ms=None, sent=1)) == limit

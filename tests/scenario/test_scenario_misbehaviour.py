@@ -85,7 +85,9 @@ def test_a_frame_that_is_taken_is_a_finding(site):
     site.behave(frozenset({"cut-values"}))  # which takes alloc,slot=ID=x for slot ID
     run = replay(site, workload(malformed=0.1), "unix")
     assert run.verdict.counts["wrongly accepted"]
-    assert "alloc,slot={slot}=x" in next(found.detail for found in run.verdict.anomalies)
+    assert "alloc,slot={slot}=x" in next(
+        found.detail for found in run.verdict.anomalies if found.name == "wrongly accepted"
+    )
 
 
 @pytest.mark.parametrize(
@@ -111,7 +113,8 @@ def test_what_the_protocol_leaves_open_may_be_taken(site, taken, ruling):
     verdict = Verdict()
     MalformedFrames().check(dataclasses.replace(evidence, records=records), verdict)
     assert verdict.ruling == ruling
-    assert [found.detail.endswith(f": {taken}") for found in verdict.anomalies] == [True] * (ruling == "invalid")
+    assert bool(verdict.anomalies) == (ruling == "invalid")
+    assert all(found.detail.endswith(f": {taken}") for found in verdict.anomalies)
 
 
 def test_a_frame_that_is_a_command_may_be_taken_though_its_server_must_refuse_it(site):
@@ -143,7 +146,8 @@ def test_a_server_that_takes_wrong_credentials_is_found():
             on_progress=lambda planned, progress: None,
         )
     taken = next(anomaly for anomaly in run.verdict.anomalies if anomaly.name == "wrongly accepted")
-    assert taken.detail.startswith(f"{(made.kind == FRAME).sum()} malformed frames")
+    assert run.verdict.counts["wrongly accepted"] == (made.kind == FRAME).sum()
+    assert taken.detail.startswith("a malformed frame was answered with success: ")
 
 
 @pytest.mark.parametrize("form", [*MALFORMED, *OVERSIZED, *WRONG_CREDENTIALS])

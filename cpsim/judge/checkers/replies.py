@@ -50,7 +50,7 @@ class Replies:
 
 
 class MalformedFrames:
-    """Counts malformed frames that were answered with success; what the protocol leaves open is none of them."""
+    """Finds malformed frames that were answered with success; what the protocol leaves open is none of them."""
 
     meanings = ANOMALIES
     by_partition = True
@@ -64,12 +64,11 @@ class MalformedFrames:
             return
         form, forms = workload.arguments["frame"]["frame"]
         wrong = np.array([not _is_command(text) and not _is_open(text) for text in forms or ()], bool)
-        of_each = np.bincount(form[workload.row[accepted]], minlength=len(wrong)) * wrong
-        if taken := int(of_each.sum()):
+        for op in accepted[wrong[form[workload.row[accepted]]]].tolist():
             assert forms is not None
-            names = dict.fromkeys(_shortened(forms[number]) for number in np.flatnonzero(of_each).tolist())
-            detail = f"{taken:,} malformed frames were answered with success: {'; '.join(names)}"
-            verdict.find("wrongly accepted", str(evidence.endpoint), detail)
+            slot = workload.slot_id(workload.slot[op], evidence.slot_prefix)
+            name = _shortened(forms[form[workload.row[op]]])
+            verdict.find("wrongly accepted", slot, f"a malformed frame was answered with success: {name}", [slot])
 
 
 def _shortened(form: str) -> str:
