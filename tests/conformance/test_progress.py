@@ -121,6 +121,15 @@ def test_a_signal_ends_a_run_that_writes_its_files(verify, fake, wait_for):
     assert "interrupted after" in Path("out.md").read_text()
 
 
+@pytest.fixture
+def interruptible():
+    """SIGINT interrupts this process, also where a shell has started it in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_a_signal_in_the_middle_of_a_reply_leaves_nothing_half_open(monkeypatch):
     found = []
     monkeypatch.setattr(sys, "unraisablehook", found.append)

@@ -14,7 +14,7 @@ from scraping import replayed, scrape
 from cpsim.config.catalog import find_scenario
 from cpsim.evidence.journal import RECORD, RECORD_TYPE, Journal, OperationOutcome
 from cpsim.fake import Fake
-from cpsim.run.live_figures import LiveFigures
+from cpsim.run.live_figures import Counted, LiveFigures
 from cpsim.scenario import load_workload
 from cpsim.scenario.workload import KIND_NAMES
 
@@ -89,7 +89,7 @@ def test_several_journals_add_up_and_stay_counted():
         assert totals(figures) == (5, expected, 4, pytest.approx(1.5))
     records = np.array([(1, OperationOutcome.ACCEPTED, 0, 0, 0)], RECORD_TYPE)
     figures.plan(2)
-    figures.add(second.kind, records)
+    figures.add(Counted.of(second.kind, records))
     expected[names[4], "accepted"] += 1
     assert totals(figures)[:3] == (7, expected, 5)
 
