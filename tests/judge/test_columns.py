@@ -34,6 +34,7 @@ USUAL = [
     ("alloc", "counters", "discard"),
     ("alloc", "claim", "discard"),
     ("alloc", "claim", "counters"),
+    ("alloc", "counters", "counters", "meta", "meta", "claim"),
 ]
 SLOTS = 1_500
 HIDDEN = [[], ["granted", "reason"], ["machine", "counters"], ["meta"]]
@@ -88,12 +89,12 @@ class Chance:
 
     def varied(self, calls, number):
         """The calls of another slot: with other amounts and texts, and now and then another time, outcome or credit."""
-        factor, mark = self.one([1, 7]), self.one(["", "'"])
+        mark = self.one(["", "'"])
         for kind, _, given, (outcome, error, sent_ns, answered_ns) in calls:
             arguments = dict(given)
             for name, value in given.items():
                 if kind == "counters":
-                    arguments[name] = value * factor
+                    arguments[name] = value * self.one([1, 1, 1, 7, 0])
                 elif type(value) is str and kind != "discard":
                     arguments[name] = value + mark
                 elif type(value) is int and self.rarely():
@@ -141,6 +142,20 @@ class Chance:
             if self.rarely():
                 rows.append(self.damage(row))
         self.random.shuffle(rows)
+        return pa.Table.from_pylist(rows, SCHEMA)
+
+    def with_other_entries(self, table):
+        """The rows of a ledger, of which every other has other counters, and every other other metadata."""
+        others = {
+            "counters": [lambda n: n, lambda _: 0, lambda n: 2 * n, lambda n: n + 1],
+            "meta": [str, lambda _: "x"],
+        }
+        rows = table.to_pylist()
+        for row in rows:
+            for kind, changes in others.items():
+                if self.random.random() < 0.5:
+                    changed = [(name, self.one(changes)(value)) for name, value in row[kind]]
+                    row[kind] = [entry for entry in changed if self.often()]
         return pa.Table.from_pylist(rows, SCHEMA)
 
 
@@ -232,7 +247,7 @@ def test_slots_that_are_alike_are_judged_as_each_of_them_alone(history_of, seed,
     marks = [(op, *mark) for op, (*_, mark) in enumerate(calls)]
     seen = Span(*chance.one([(200, 210), (MINUTE_NS + 40, MINUTE_NS + 60)]))
     history = history_of([call[:3] for call in calls], marks, direct=direct, seen=seen)
-    table = chance.ledger(history)
+    table = chance.with_other_entries(chance.ledger(history))
     judged, judge_slot = Counter(), slots.judge_slot
 
     def counted(*arguments, **options):
@@ -250,6 +265,29 @@ def test_slots_that_are_alike_are_judged_as_each_of_them_alone(history_of, seed,
     assert one.counts.total() > 100
     assert one.uncertain > 20
     assert judged["alike"] < 0.8 * judged["alone"]
+
+
+@pytest.mark.parametrize("sent", [[0], [3], [7], [-2], [3, 0], [3, 7], [3, 3], [7, -7], [0, 0]])
+def test_counters_are_alike_only_where_the_same_was_made_of_them(history_of, sent, monkeypatch):
+    """One slot for each sum that a server may show, twice; what became of the last command is unknown."""
+    found = [None, 0, *{factor * each + more for each in [*sent, sum(sent)] for factor in (1, 2) for more in (0, 1)}]
+    calls, marks, rows = [], [], []
+    for number, has in enumerate([*found, *found], start=1):
+        of_slot = [("alloc", {}), *(("counters", {"a": each}) for each in sent), ("meta", {"a": "x"})]
+        for at, (kind, given) in enumerate(of_slot):
+            marks.append((len(calls), *((0, 0) if kind != "meta" else (2, 3)), 10 * at, 10 * at + 1))
+            calls.append((kind, number, given))
+        row = dict.fromkeys(SCHEMA.names) | {"project": "p", "slot": f"w-{number}", "state": "allocated", "meta": []}
+        rows.append(row | {"counters": [] if has is None else [("a", has)]})
+    history = history_of(calls, marks, direct=True, seen=Span(200, 210))
+    verdicts = []
+    for _ in range(2):
+        verdicts.append(Verdict())
+        judge_slots(history, pa.Table.from_pylist(rows, SCHEMA), "p", verdicts[-1])
+        monkeypatch.setattr(slots, "shapes", lambda _, runs, *__: np.full(len(runs.slots), -1))
+    one, other = verdicts
+    assert (one.document(), one.examples) == (other.document(), other.examples)
+    assert {"lost", "altered"} <= {*one.counts}
 
 
 @pytest.mark.parametrize("seed", SEEDS)
