@@ -146,7 +146,9 @@ def workload_rows(evidence: Evidence, part: int, rows: int = ROWS) -> Iterator[p
     workload, ops = evidence.workload, evidence.operations_in(part)
     schema = columns.to_table(workload.of_operations(np.empty(0, np.int64))).schema.append(ID)
     own = workload.of_operations(ops).on_its_own()
-    for start in range(0, max(1, len(ops)), rows):
+    if not len(ops):
+        yield schema.empty_table()
+    for start in range(0, len(ops), rows):
         chosen = np.arange(start, min(start + rows, len(ops)))
         table = columns.operations_of(own.of_operations(chosen))
         yield table.append_column(ID, pa.array(_numbers(evidence, ops[start : start + rows]))).cast(schema)
