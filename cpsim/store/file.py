@@ -355,3 +355,5 @@ def named_errors(path: Path) -> Iterator[None]:
         yield
     except sqlite3.Error as error:
         raise CpsimError(f"{path}: {error}") from error
+    except UnicodeDecodeError as error:  # SQLite quotes what it cannot read
+        raise CpsimError(f"{path}: the file is damaged: {error.object!r}") from error

@@ -338,6 +338,17 @@ def test_a_damaged_store_names_the_record_and_says_what_to_do(path, cpsim, harm)
             AccountServer({"demo": "demo"}, lambda: NOW_US, store=store)
 
 
+def test_a_store_whose_schema_is_no_text_is_damaged(path, cpsim):
+    with closing(Store(path)):
+        pass
+    with closing(sqlite3.connect(path)) as database, database:
+        database.execute("PRAGMA writable_schema = ON")
+        database.execute("UPDATE sqlite_schema SET name = CAST(x'a8' AS TEXT), sql = '?' WHERE name = 'log'")
+    status, out, err = cpsim("serve", "--store", path)
+    assert (status, out) == (2, "")
+    assert err.startswith(f"cpsim: {path}: the file is damaged: ")
+
+
 # Files that are removed and replaced
 
 
