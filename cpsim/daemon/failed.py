@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from cpsim.store.schema import checksum
+from cpsim.store.schema import checksum, sum_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -16,11 +16,11 @@ REFUSED: Final = "refused"
 DEAD_LETTER: Final = "dead letter"
 STORED: Final = {REFUSED: "refused", DEAD_LETTER: "set aside"}
 """Values of the column `failed.why`, unchanged since version 0.1."""
-SELECT_FAILED: Final = """
-SELECT position, at_us, CAST(why AS BLOB), CAST(command AS BLOB), CAST(error AS BLOB), checksum FROM failed
+SELECT_FAILED: Final = f"""
+SELECT position, at_us, CAST(why AS BLOB), CAST(command AS BLOB), CAST(error AS BLOB), {sum_of("error")} FROM failed
 ORDER BY position
-"""
-CHECKED: Final = {"log": "record", "failed": "why || char(0) || command || char(0) || error"}
+"""  # noqa: S608 - of constants
+CHECKED: Final = {"log": ["record"], "failed": ["why", "command", "error"]}
 """The texts of which each table's checksums are."""
 UNNAMED: Final = "(some of "
 """Beginning of the text that stands for refused commands which the server did not name."""

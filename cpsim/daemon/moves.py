@@ -24,6 +24,7 @@ from cpsim.daemon.spool_status import existing
 from cpsim.errors import CpsimError
 from cpsim.store.file import InUse
 from cpsim.store.log import Log, cut
+from cpsim.store.schema import sum_of
 from cpsim.system.new_file import new_file
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 
 UNDELIVERED: Final = "FROM log, cut WHERE log.position > cut.position AND record <> ''"
 SELECT_QUEUED: Final = f"""
-SELECT log.position, at_us, CAST(record AS BLOB), checksum {UNDELIVERED} ORDER BY log.position
+SELECT log.position, at_us, CAST(record AS BLOB), {sum_of("record")} {UNDELIVERED} ORDER BY log.position
 """
 SET_TIMES: Final = "UPDATE log SET at_us = value FROM json_each(?) WHERE position = ? + key"
 """Gives new records the times at which they were first received."""

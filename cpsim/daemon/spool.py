@@ -34,7 +34,7 @@ from cpsim.daemon.failed import (
 )
 from cpsim.errors import CpsimError
 from cpsim.store.log import Log, cut
-from cpsim.store.schema import checksum
+from cpsim.store.schema import checksum, sum_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -67,10 +67,10 @@ RESERVE_BYTES: Final = 16 * 2**20
 """Room for a checkpoint of the write-ahead log into the spool's file, and more."""
 MAX_BATCH: Final = 1_000
 WHOLE_NUMBER: Final = re.compile("-?[0-9]+")
-READ_RAW: Final = """
-SELECT position, CAST(record AS BLOB), checksum FROM log
+READ_RAW: Final = f"""
+SELECT position, CAST(record AS BLOB), {sum_of("record")} FROM log
 WHERE position > ? AND position <= ? ORDER BY position LIMIT ?
-"""
+"""  # noqa: S608 - of constants
 """Reads records that `Log.read` cannot, because one of them is damaged or not UTF-8."""
 
 

@@ -26,7 +26,7 @@ from cpsim.server.accounts import ProjectAccounts, Slot
 from cpsim.server.batches import Batches  # noqa: TC001 - msgspec reads it
 from cpsim.server.ledger import Refusal  # noqa: TC001
 from cpsim.store.log import MIN_FREE_BYTES, DamagedRecord, InDoubt, Log, cut
-from cpsim.store.schema import checksum
+from cpsim.store.schema import checksum, sum_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -43,7 +43,7 @@ CREATE INDEX IF NOT EXISTS received_by ON received (project, position);
 CREATE TABLE IF NOT EXISTS identity (salt TEXT NOT NULL);
 INSERT INTO identity SELECT lower(hex(randomblob(16))) WHERE NOT EXISTS (SELECT 1 FROM identity);
 """
-CHECKED: Final = {"log": "record", "snapshot": "content", "received": "record"}
+CHECKED: Final = {"log": ["record"], "snapshot": ["content"], "received": ["record"]}
 """The texts of which each table's checksums are."""
 RECEIVED: Final = ("apply", "note")
 """Changes that the journal shows."""
@@ -59,9 +59,10 @@ INSERT INTO received SELECT position, json_extract(substr(call, 1, instr(call, '
 """
 """Both changes have a project, which has no comma, calls, a batch id, and refusals. SQLite does not parse the calls,
 because its limit on nesting depends on its release. The first version, which kept no journal, wrote no refusals."""
-READ_RECEIVED: Final = """
-SELECT position, record, checksum FROM received WHERE position > ? ORDER BY position LIMIT ?
-"""
+READ_RECEIVED: Final = f"""
+SELECT position, record, {sum_of("record")} FROM received WHERE position > ? ORDER BY position LIMIT ?
+"""  # noqa: S608 - of constants
+READ_SNAPSHOT: Final = f"SELECT part, content, {sum_of('content')} FROM snapshot ORDER BY part"  # noqa: S608 - of constants
 DAMAGED: Final = {
     "snapshot": ("the accounts' snapshot", ""),
     "log": (
@@ -158,7 +159,7 @@ class Store:
         accounts = StoredAccounts()
         self._snapshot_size = 0
         names: dict[str | None, str | None] = {}
-        for part, content, written in self._log.query("SELECT part, content, checksum FROM snapshot ORDER BY part"):
+        for part, content, written in self._log.query(READ_SNAPSHOT):
             self._snapshot_size += len(content)
             with self._named("snapshot", part):
                 _check(part, content, written)

@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING
 
 from cpsim.errors import CpsimError
 from cpsim.store.file import TAKE_AS_WHOLE, InUse, check_whole, connect, locked, named_errors, real_path
-from cpsim.store.schema import checksum, upgrade
+from cpsim.store.schema import checksum, sum_of, upgrade
 from cpsim.system.new_file import new_file
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
 
-def back_up(path: Path, copy: Path, kind: str, tables: str, texts: Mapping[str, str]) -> list[str]:
+def back_up(path: Path, copy: Path, kind: str, tables: str, texts: Mapping[str, Sequence[str]]) -> list[str]:
     """Copy a log to a new file, which is whole by itself, and compare its records with their checksums.
 
     Args:
@@ -24,7 +24,7 @@ def back_up(path: Path, copy: Path, kind: str, tables: str, texts: Mapping[str, 
         copy: the new file.
         kind: name of the format.
         tables: the owner's SQL: see `upgrade`.
-        texts: for each table whose rows have checksums, the SQL of the text that they are of.
+        texts: for each table whose rows have checksums, the columns of the texts that they are of.
 
     Returns:
         The damaged records, such as "record 4 of log". The copy has them as the log has them.
@@ -54,6 +54,11 @@ def back_up(path: Path, copy: Path, kind: str, tables: str, texts: Mapping[str, 
         return [damaged for table, text in texts.items() for damaged in _damaged(target, table, text)]
 
 
-def _damaged(database: sqlite3.Connection, table: str, text: str) -> list[str]:
-    rows = database.execute(f"SELECT rowid, CAST({text} AS BLOB), checksum FROM {table} WHERE checksum IS NOT NULL")  # noqa: S608
-    return [f"record {number} of {table}" for number, record, written in rows if checksum(number, record) != written]
+def _damaged(database: sqlite3.Connection, table: str, texts: Sequence[str]) -> list[str]:
+    text = " || char(0) || ".join(texts)
+    rows = database.execute(f"SELECT rowid, CAST({text} AS BLOB), {sum_of(texts[-1])} FROM {table}")  # noqa: S608
+    return [
+        f"record {number} of {table}"
+        for number, record, written in rows
+        if written is not None and checksum(number, record) != written
+    ]

@@ -71,6 +71,15 @@ def upgrade(database: sqlite3.Connection, kind: str, tables: str) -> None:
             database.execute("ROLLBACK")
 
 
+def sum_of(text: str) -> str:
+    """Return the SQL of the checksum of a row, whose last text is in a column; one that nothing matches if it is none.
+
+    A bit in the head of a row can take a column from it. The checksum is then read as the text before it, and as NULL
+    itself, as in rows of earlier versions.
+    """
+    return f"CASE typeof({text}) WHEN 'text' THEN checksum ELSE x'00' END"
+
+
 def checksum(position: int, record: str | bytes) -> bytes:
     """Return the checksum of a record: the CRC-32 of its UTF-8, continued from the low 32 bits of its position."""
     encoded = record if isinstance(record, bytes) else record.encode()

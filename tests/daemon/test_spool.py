@@ -8,7 +8,7 @@ from functools import partial
 import pytest
 
 from cpsim.clock import SYSTEM_CLOCK
-from cpsim.daemon.failed import DEAD_LETTER, REFUSED, FailedCommand
+from cpsim.daemon.failed import DAMAGED, DEAD_LETTER, REFUSED, FailedCommand
 from cpsim.daemon.spool import Spool
 from cpsim.daemon.spool_status import Status, read_failed, read_status
 from cpsim.errors import CpsimError
@@ -218,7 +218,6 @@ def test_a_full_spool(opened, path):
 NO_COMMANDS = {
     "'nonsense'": "nonsense",
     "CAST(X'616C6C6F632C736C6F743DFF' AS TEXT)": repr(b"alloc,slot=\xff"),
-    "X'616C6C6F632C736C6F743DFF'": repr(b"alloc,slot=\xff"),
     "'alloc,slot=a' || char(0)": repr(b"alloc,slot=a\0"),
     "'claim,slot=a'": "claim,slot=a",
     "'alloc,slot=' || hex(zeroblob(2000))": "alloc,slot=" + "0" * 4000,
@@ -247,6 +246,17 @@ def test_a_record_that_is_no_command_becomes_a_dead_letter(opened, path, record)
     assert spool.requeue(None) == 1
     spool = opened()
     assert (spool.take(), spool.failed) == (None, 1)  # it is none now, either
+
+
+def test_a_record_without_a_checksum_that_is_no_text_is_damaged(opened, path):
+    spool = opened()
+    keep(spool, *(f"alloc,slot={slot}" for slot in "abcd"))
+    spoil(path, 2, "X'616C6C6F632C736C6F743DFF'")
+    batch = spool.take()
+    assert slots(batch) == ["a", "c", "d"]
+    spool.settle(batch, [])
+    (row,) = read_failed(path)
+    assert (row.position, row.why, row.command) == (2, DEAD_LETTER, rf"{DAMAGED}alloc,slot=\xff")
 
 
 def test_nothing_but_records_that_are_no_commands(opened, path):
