@@ -144,7 +144,7 @@ class Slurm:
         with self.watching("sinfo", "--states=idle", "--format=%D") as lines:
             assert any(line == str(len(NODES)) for line in lines)
 
-    def wait_for_jobs(self, states="pending,running,completing"):
+    def wait_for_jobs(self, states="pending,configuring,running,completing"):
         """Return when no job is in one of these states."""
         with self.watching("squeue", f"--states={states}", "--format=%i") as lines:
             was_blank = True

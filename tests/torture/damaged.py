@@ -21,6 +21,7 @@ import traceback
 from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
+from unittest import mock
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -360,7 +361,11 @@ def ask(reader):
     """Have the program read a file, in this process; returns its exit status, and what it says in one line."""
     out, err = io.StringIO(), io.StringIO()
     sys.argv = ["cpsim", *READERS[reader].arguments]
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+    with (
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+        mock.patch("cpsim.system.process.do_without_pandas"),  # for good: this process needs it for other commands
+    ):
         try:
             command_line()
         except SystemExit as exited:
