@@ -36,10 +36,10 @@ class Duration(int):
             ValueError: the text has another form, or the time is 0 or above ten years.
         """
         found = re.fullmatch(r"(\d+(?:\.\d+)?) ?(ms|s|min|h|d)", text) if isinstance(text, str) else None
-        time_us = round(float(found[1]) * UNIT_US[found[2]]) if found else 0
-        if not 0 < time_us <= LONGEST_US:
+        time_us = float(found[1]) * UNIT_US[found[2]] if found else 0.0
+        if not 0.5 < time_us <= LONGEST_US:  # so that it is not rounded to 0
             raise ValueError(f"expected {_DURATION}")
-        return super().__new__(cls, time_us)
+        return super().__new__(cls, round(time_us))
 
 
 Time = Annotated[Duration, Meta(description=_DURATION)]

@@ -125,12 +125,24 @@ def test_other_suffixes_are_refused(tmp_path):
         load_workload(tmp_path / "x.txt")
 
 
+def test_a_table_whose_first_line_has_no_end_is_refused(tmp_path):
+    (tmp_path / "x.csv").write_text("x" * 300_000)
+    with pytest.raises(ScenarioError, match=r"x\.csv"):
+        load_workload(tmp_path / "x.csv")
+
+
 @pytest.mark.parametrize(
     ("text", "time_us"),
     [("500ms", 500_000), ("90s", 90_000_000), ("1.5h", 5_400_000_000), ("2 d", 172_800_000_000)],
 )
 def test_durations(text, time_us):
     assert values.Duration(text) == time_us
+
+
+@pytest.mark.parametrize("text", ["0s", "0.0005ms", "11000d", f"{'9' * 400}s", "90", ""])
+def test_no_durations(text):
+    with pytest.raises(ValueError, match="expected "):
+        values.Duration(text)
 
 
 DOCUMENT = (Path(__file__).parents[2] / "docs" / "scenarios.md").read_text(encoding="utf-8")

@@ -139,6 +139,7 @@ def test_the_seed_decides(tmp_path):
         (line(1, 0, "nan", 1, 1), r"line 3: wait time \(field 3\) = nan"),
         (line(-4, 0, 0, 1, 1), r"line 3: job number \(field 1\) = -4"),
         ("1 2 3", "line 3: 3 fields: expected 18, from job number to think time"),
+        (line(1, 0, 0, 1, 1).replace(" ", "\r", 1), r"line 3: '\\r' is in the middle of the line"),
         (line(1, 0, 0, "1x", 1), r"line 3: run time \(field 4\) = '1x': expected seconds from 0 to 1e11, or -1"),
     ],
 )

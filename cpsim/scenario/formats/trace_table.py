@@ -38,7 +38,10 @@ def column_names(path: Path) -> list[str]:
         except DamagedParquet:
             return []
     with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
-        return next(csv.reader([file.readline()]), [])
+        try:
+            return next(csv.reader([file.readline()]), [])
+        except csv.Error:
+            return []
 
 
 class TraceTable:

@@ -307,9 +307,14 @@ def _beyond(line: npt.NDArray[np.float64]) -> str:
     return ""
 
 
+_LINE_ENDS: Final = {"\r", "\n"}
+
+
 def _unreadable(line: str) -> str:
     """Why a line is not one of enough fields, with numbers where they count; "" if it is."""
     tokens = line.split()
+    if strange := {*line} & _LINE_ENDS:
+        return f"{strange.pop()!r} is in the middle of the line"
     if len(tokens) < len(FIELDS):
         return f"{len(tokens)} fields: expected {len(FIELDS)}, from {FIELDS[0]} to {FIELDS[-1]}"
     for field, at in enumerate(USED):
