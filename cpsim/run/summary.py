@@ -234,7 +234,7 @@ def _of_slots(evidence: Evidence) -> tuple[dict[str, int] | None, int | None]:
     if ledger is None:
         return None, None
     ids = slot_ids(workload, "") if workload.slot_ids else None
-    projects = [each.lower() for each in workload.projects or (evidence.project,) if each is not None]
+    projects = [each.lower() for each in evidence.projects]
     own = pa.array(projects, pa.string())
     shown = [name for name in ("project", "slot", "state", "granted") if name in ledger.column_names]
     slots: Counter[str] = Counter()

@@ -13,19 +13,15 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from claims_alone import claims_alone
 from foreign import Accounts, ledger, serving, written
 
-from cpdaemon.endpoint import UnixEndpoint, parse_endpoint
 from cpsim import fake
 from cpsim.accounts.observer import CannotObserve, NothingNew
 from cpsim.accounts.sources import parse_source
 from cpsim.accounts.view import ACCOUNTS, CONTRACTS
 from cpsim.errors import CpsimError, UsageError
-from cpsim.replay.pace import AsFastAsPossible
-from cpsim.run import pipeline
 from cpsim.run.observing import LONGEST_WAIT, conclude
-from cpsim.run.plan import ReplayTarget
-from cpsim.scenario import generate, source
 from cpsim.testing.clock import ManualClock
 
 PAUSE_S = 60.0
@@ -396,34 +392,13 @@ def test_a_query_without_rows_shows_its_columns(mapped, monkeypatch):
 
 # When accounts are read
 
-SMALL = """
-description = "claims alone"
-duration = "1d"
-population = { machines = 3, users = 2 }
-arrivals = { model = "constant", jobs = 8 }
-run_time = { model = "constant", value = "10min" }
-outcome = { claim = 1 }
-credits = { policy = "none", claim = 3 }
-"""
-
 
 @pytest.fixture(scope="module")
 def evidence(tmp_path_factory):
     """The evidence of a run behind a daemon, with all that the server showed, as if it had begun at time 0."""
     path = tmp_path_factory.mktemp("site") / "cp.sock"
     with fake.Fake({"p": "hush"}, unix=path, http=fake.ANY_PORT) as site:
-        result = pipeline.run(
-            lambda: generate(source.parse(SMALL, "small.toml"), 7),
-            ReplayTarget(UnixEndpoint(str(path)), parse_endpoint(site.addresses["http"]), ("p", "hush")),
-            AsFastAsPossible(),
-            in_flight=2,
-            timeout_s=60.0,
-            slot_prefix="w",
-            on_stage=lambda _: None,
-            on_progress=lambda *_: None,
-        )
-    assert result.verdict.ruling == "valid"
-    return replace(result.evidence, start_ns=0)
+        return replace(claims_alone(path, site.addresses["http"], ("p", "hush")), start_ns=0)
 
 
 class Scripted:

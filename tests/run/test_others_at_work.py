@@ -3,36 +3,23 @@
 from dataclasses import replace
 
 import pytest
+from claims_alone import claims_alone
 
-from cpdaemon.endpoint import UnixEndpoint, parse_endpoint
+from cpdaemon.endpoint import parse_endpoint
 from cpsim import fake
 from cpsim.accounts.observer import Observer
 from cpsim.clock import SYSTEM_CLOCK
 from cpsim.evidence.files import EvidenceFolder
 from cpsim.evidence.writing import writers
-from cpsim.replay.pace import AsFastAsPossible
-from cpsim.run import pipeline
 from cpsim.run.observing import conclude, imbalances_before
-from cpsim.run.plan import ReplayTarget
-from cpsim.scenario import generate, source
-
-SMALL = """
-description = "claims alone"
-duration = "1d"
-population = { machines = 3, users = 2 }
-arrivals = { model = "constant", jobs = 8 }
-run_time = { model = "constant", value = "10min" }
-outcome = { claim = 1 }
-credits = { policy = "none", claim = 3 }
-"""
 
 
 class Site:
     """A site at which a run was valid; `others` claim slots between the reading of slots and that of machines."""
 
-    def __init__(self, site, result):
+    def __init__(self, site, evidence):
         self.accounts = site.accounts
-        self.evidence = replace(result.evidence, seen=None)
+        self.evidence = replace(evidence, seen=None)
         self.observer = Observer(parse_endpoint(site.addresses["http"]), ("p", "hush"), 60.0)
         self.claimed = 0
 
@@ -60,18 +47,7 @@ class Site:
 def site(tmp_path):
     path = tmp_path / "cp.sock"
     with fake.Fake({"p": "hush", "others": "hush"}, unix=path, http=fake.ANY_PORT) as started:
-        result = pipeline.run(
-            lambda: generate(source.parse(SMALL, "small.toml"), 7),
-            ReplayTarget(UnixEndpoint(str(path)), parse_endpoint(started.addresses["http"]), ("p", "hush")),
-            AsFastAsPossible(),
-            in_flight=2,
-            timeout_s=60.0,
-            slot_prefix="w",
-            on_stage=lambda _: None,
-            on_progress=lambda *_: None,
-        )
-        assert result.verdict.ruling == "valid"
-        yield Site(started, result)
+        yield Site(started, claims_alone(path, started.addresses["http"], ("p", "hush")))
 
 
 def test_the_sums_of_another_project_are_passed_over_while_it_is_at_work(site):
