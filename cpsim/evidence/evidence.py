@@ -181,14 +181,8 @@ class Evidence:
             yield self
             return
         slots_of = self.slots_by_partition()
-        for index, part in enumerate(self.parts()):
-            yield replace(part, seen=self.seen).with_slots(slots_of(index))
-            let_go()
-
-    def parts(self) -> Iterator[Evidence]:
-        """The evidence by partitions, each with the whole ledger."""
         for index in range(self.count):
-            yield self.part(index)
+            yield self.part(index).with_slots(slots_of(index))
             let_go()
 
     def part(self, index: int) -> Evidence:

@@ -22,7 +22,7 @@ from cpsim.errors import CpsimError
 from cpsim.evidence.files import ANY_TIME_NS, EvidenceFolder
 from cpsim.judge.judge import CHECKERS, checkers_of_others, concluded, judge, names_of, of_partition
 from cpsim.system.cluster import connect, workers_errors
-from cpsim.system.process import keep_memory, put_off_pandas
+from cpsim.system.process import prepare_arrow
 from cpsim.system.threads import Thread
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ def on_this_machine(processes: int) -> Iterator[Spread]:
         previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
         try:
             for _ in range(processes):
-                pool.submit(put_off_pandas)
+                pool.submit(prepare_arrow)
         finally:
             signal.signal(signal.SIGINT, previous)
         try:
@@ -105,7 +105,7 @@ def _errors_of_processes() -> Iterator[None]:
 
 def _begin() -> None:
     """Have a process end with its parent, and judge like it."""
-    keep_memory()
+    prepare_arrow()
     Thread(_end_with_parent, "cpsim-parent").start()
 
 
