@@ -4,6 +4,7 @@ import tracemalloc
 from types import SimpleNamespace
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -159,6 +160,16 @@ def test_the_partitions_of_a_run_are_made_once(cpsim, tmp_path, monkeypatch):
     operations = pq.read_metadata(tmp_path / "out/workload.parquet").num_rows
     assert len(made) == 2 * -(-operations // 30)
     assert sum(made) == 2 * operations
+
+
+def test_what_runs_and_judges_has_arrow_take_memory_from_the_c_library(cpsim, tmp_path, monkeypatch):
+    """Arrow's own pool keeps the more the longer a run is."""
+    chosen, run = [], ("run", "smoke", "--set", "arrivals.jobs=5", "--asap", "--output", tmp_path / "out")
+    monkeypatch.setattr(pa, "set_memory_pool", lambda pool: chosen.append(pool.backend_name))
+    for command in (run, ("judge", tmp_path / "out")):
+        assert cpsim(*command)[0] == 0
+        assert set(chosen) == {"system"}
+        chosen.clear()
 
 
 @pytest.mark.parametrize("percent", [0, 37.5, 50, 99, 100])
