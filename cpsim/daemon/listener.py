@@ -9,8 +9,7 @@ The wire format has no terminator, so the listener detects the end of a frame:
 - A malformed frame has `QUIET_S` to become well formed, and is then answered `ER`.
 
 Commands are delivered in the order of their acknowledgement. A plain loop over raw sockets answers a command in six
-system calls: accept, Python's look at the new descriptor, read, write, a read that finds the end, close. An event loop
-of callbacks takes twice as long.
+system calls (accept, getsockname, read, write, read, close); an event loop of callbacks takes twice as long.
 """
 
 from __future__ import annotations
