@@ -44,7 +44,7 @@ def quirky_site(here):
 def test_a_run_is_valid_but_for_the_quirks_that_its_user_named(quirky_site, cpsim, wire):
     address, url = quirky_site.addresses[wire], quirky_site.addresses["http"]
     server = ["--server", url] if wire == "unix" else []
-    at = ["--target", address, *server, "--project", "p", "--secret-file", "secret", "--timeout", "0.2"]
+    at = ["--target", address, *server, "--project", "p", "--secret-file", "secret", "--timeout", "2"]
     status, out, _ = cpsim("run", "site.toml", *at, "--output", "unnamed")
     assert status == 1
     assert "as with the quirk meta-dropped" in out
@@ -71,7 +71,7 @@ def test_a_loss_beside_a_known_quirk_is_found(quirky_site, cpsim):
             return apply_all(project, calls, now_us, **options)
 
         ledger.apply_all = lose_one
-    at = ["--target", quirky_site.addresses["http"], "--project", "p", "--secret-file", "secret", "--timeout", "0.2"]
+    at = ["--target", quirky_site.addresses["http"], "--project", "p", "--secret-file", "secret", "--timeout", "2"]
     status, _, _ = cpsim("run", "site.toml", *at, "--profile", "deployed", "--output", "out")
     verdict = json.loads(Path("out/verdict.json").read_text())
     assert (status, verdict["anomalies_by_name"]) == (1, {"lost": 1})
@@ -103,7 +103,7 @@ def test_a_loss_in_sums_is_found_beside_quirks_that_break_them(here, cpsim, quir
         server = ["--server", site.addresses["http"]] if wire == "unix" else []
         at = ["--target", site.addresses[wire], *server, "--project", "p", "--secret-file", "secret"]
         named = [option for name in quirks for option in ("--quirk", name)]
-        status, out, _ = cpsim("run", "site.toml", *at, *named, "--timeout", "0.2", "--output", "out")
+        status, out, _ = cpsim("run", "site.toml", *at, *named, "--timeout", "2", "--output", "out")
     verdict = json.loads(Path("out/verdict.json").read_text())
     if loss is None:
         assert (status, verdict["anomalies"], verdict["not_verified"]) == (0, [], [])
@@ -154,7 +154,7 @@ def test_books_that_were_out_of_balance_before_a_run_do_not_count_against_it(her
             for project in ledger.projects.values():
                 project.machines["another machine"].earned.credits += 100
                 project.machines["another machine"].waiting.credits -= 3
-        at = ["--target", site.addresses["http"], "--project", "p", "--secret-file", "secret", "--timeout", "0.2"]
+        at = ["--target", site.addresses["http"], "--project", "p", "--secret-file", "secret", "--timeout", "2"]
         status, _, _ = cpsim("run", "site.toml", *at, "--output", "out")
         verdict = json.loads(Path("out/verdict.json").read_text())
         assert (status, verdict["anomalies"]) == (0, [])
