@@ -14,7 +14,7 @@ from cpdaemon.endpoint import UnixEndpoint, parse_endpoint
 from cpdaemon.errors import EndpointError
 from cpsim.errors import CpsimError
 from cpsim.net.addresses import is_served
-from cpsim.system.own_file import OwnFile
+from cpsim.system.own_file import removed_at_end
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -45,8 +45,8 @@ def announcing(ready_file: Path | None) -> Iterator[Callable[[str], None]]:
 def ready(file: Path | None, option: str) -> Iterator[Callable[[str], None]]:
     """Yield a function that writes lines to a ready file atomically; the file exists until the context ends.
 
-    Another server's ready file is not touched unless that server was killed. Raises CpsimError if the file cannot be
-    written; without a file, nothing is.
+    It goes too if this process is killed. Another server's ready file is not touched unless that server was killed.
+    Raises CpsimError if the file cannot be written; without a file, nothing is.
     """
     with ExitStack() as written:
         if file is not None and _is_stale(file):
@@ -58,12 +58,12 @@ def ready(file: Path | None, option: str) -> Iterator[Callable[[str], None]]:
             partial = file.with_name(f"{file.name}.partial")
             try:
                 partial.write_text(lines, encoding="utf-8")
+                written.enter_context(removed_at_end(file, partial))
                 partial.replace(file)
             except OSError as error:
                 with suppress(OSError):
                     partial.unlink()
                 raise CpsimError(f"{option} {file} cannot be written: {error.strerror}") from error
-            written.callback(OwnFile(file).remove)
 
         yield write
 

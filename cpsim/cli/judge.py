@@ -112,7 +112,7 @@ def _judged(
     from cpsim.run.spread import FolderToJudge, judge_folder
     from cpsim.run.summary import verdict_lines
     from cpsim.system.process import keep_memory, put_off_pandas
-    from cpsim.ui.terminal import Stages, console, printed
+    from cpsim.ui.terminal import SELDOM_S, Stages, console, printed
 
     put_off_pandas()
     keep_memory()
@@ -132,7 +132,12 @@ def _judged(
             if head.project is None and not head.workload.projects:
                 raise click.UsageError("the run knew no project: add --project ID, whose slots --accounts shows")
         with spread as judging:
-            head, verdict = judge_folder(chosen, evidence, judging)
+            head, verdict = judge_folder(
+                chosen,
+                evidence,
+                judging,
+                lambda done: stages.count(done, evidence.count, f"{done:,}/{evidence.count:,} partitions", SELDOM_S),
+            )
 
     def show(console: Console) -> None:
         for line in verdict_lines(verdict, head.command):

@@ -20,13 +20,13 @@ from typing import TYPE_CHECKING, Final
 
 from cpsim.errors import CpsimError
 from cpsim.evidence.files import ANY_TIME_NS, EvidenceFolder
-from cpsim.judge.judge import CHECKERS, checkers_of_others, concluded, judge, names_of, of_partition
+from cpsim.judge.judge import CHECKERS, checkers_of_others, concluded, names_of, of_partition
 from cpsim.system.cluster import connect, workers_errors
 from cpsim.system.process import keep_memory, put_off_pandas
 from cpsim.system.threads import Thread
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from concurrent.futures import Executor
     from contextlib import AbstractContextManager
     from pathlib import Path
@@ -139,7 +139,10 @@ def on_cluster(scheduler: str) -> Iterator[Spread]:
 
 
 def judge_folder(
-    folder: FolderToJudge, evidence: EvidenceFolder, spread: Spread | None = None
+    folder: FolderToJudge,
+    evidence: EvidenceFolder,
+    spread: Spread | None = None,
+    on_partition: Callable[[int], object] = lambda _: None,
 ) -> tuple[Evidence, Verdict]:
     """Judge a run folder, as `judge` does.
 
@@ -147,6 +150,7 @@ def judge_folder(
         folder: the run folder.
         evidence: the same, opened.
         spread: who judges its partitions; None for this process, which alone judges a run that was cut short.
+        on_partition: called with how many partitions are judged, after each.
 
     Returns:
         The evidence without operations, and the verdict.
@@ -154,10 +158,16 @@ def judge_folder(
     Raises:
         CpsimError: the folder, or a process that judges it, is not as it should be.
     """
+
+    def counted(found: Iterable[list[Verdict]]) -> Iterator[list[Verdict]]:
+        for number, of_each in enumerate(found, 1):
+            yield of_each
+            on_partition(number)
+
     checkers = [*CHECKERS, *checkers_of_others()]
     if spread is None or evidence.is_unfinished:
         head = evidence.head()
-        return head, judge(evidence.partitions(), head, checkers)
+        return head, concluded(counted(of_partition(part, checkers) for part in evidence.partitions()), head, checkers)
     sent, names, slots_of = folder.for_others(), names_of(checkers), evidence.slots_by_partition()
     futures = (
         spread.pool.submit(judge_partition, sent, evidence.digest, names, index, slots_of(index))
@@ -173,7 +183,7 @@ def judge_folder(
             yield found
 
     head = evidence.head()
-    return head, concluded(in_order(), head, checkers)
+    return head, concluded(counted(in_order()), head, checkers)
 
 
 def judge_partition(

@@ -2,10 +2,24 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import subprocess
+import sys
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
+
+KEEPER: Final = """
+import os, sys
+path, *own = sys.argv[1:]
+os.read(0, 1)
+found = os.stat(path)
+if [str(found.st_dev), str(found.st_ino), str(found.st_mtime_ns)] == own:
+    os.unlink(path)
+"""
+"""Waits for the end of its input, then removes a file if it is the one of that device, inode and time."""
 
 
 class OwnFile:
@@ -32,6 +46,33 @@ class OwnFile:
     def is_there(self) -> bool:
         """Whether the file is there, and no other has taken its place."""
         return self._identity is not None and _identity(self._path) == self._identity
+
+
+@contextmanager
+def removed_at_end(path: Path, made: Path) -> Iterator[None]:
+    """Remove a file when the context ends, and when this process is killed within it, for which a process looks out.
+
+    Args:
+        path: where the file will be.
+        made: where it is now.
+
+    Raises:
+        OSError: there is no file, or no process can be started.
+    """
+    own = _identity(made)
+    with subprocess.Popen(  # noqa: S603
+        [sys.executable, "-IS", "-c", KEEPER, path.absolute(), *map(str, own or ())],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    ) as keeper:
+        try:
+            yield
+        finally:
+            if _identity(path) == own:
+                path.unlink(missing_ok=True)
+            keeper.kill()
 
 
 def _identity(path: Path) -> tuple[int, int, int] | None:

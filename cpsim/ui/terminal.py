@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from contextlib import contextmanager
+from datetime import timedelta
 from io import StringIO
 from typing import TYPE_CHECKING, Final
 
@@ -28,7 +29,9 @@ if TYPE_CHECKING:
 LEAST_COLUMNS: Final = 80
 """Width of tables, at least, however narrow the terminal."""
 LINE_S: Final = 10.0
-"""Seconds between two lines of progress where standard error is no terminal."""
+"""Seconds between two lines of progress, at least, where standard error is no terminal."""
+SELDOM_S: Final = 60.0
+"""The same for what says little new."""
 
 
 class _Console(Console):
@@ -61,7 +64,7 @@ def printed(show: Callable[[Console], object]) -> str:
 class Stages:
     """The current stage on standard error; a context manager.
 
-    A terminal shows it in a line that is rewritten. Elsewhere only `count` prints lines, and seldom.
+    A terminal shows it in a line that is rewritten. Elsewhere `progress` and `count` print lines, and seldom.
 
     Args:
         clock: tells when the last line was printed.
@@ -85,7 +88,8 @@ class Stages:
 
     def begin(self, stage: str) -> None:
         """Show a new stage."""
-        self._progress.update(self._task, description=escape(stage), total=None, figures="")
+        self._progress.remove_task(self._task)
+        self._task = self._progress.add_task(escape(stage), total=None, figures="")
 
     @property
     def is_shown(self) -> bool:
@@ -99,13 +103,15 @@ class Stages:
         errors = done - progress.accepted
         figures = f"{done:,}/{planned:,}  {rate:,.0f}/s  {errors:,} errors"
         figures += f"  {more}" if more else ""
-        self._progress.update(self._task, total=planned, completed=done, figures=figures)
+        if rate and not self._errors.is_terminal:  # which shows that anyway
+            figures += f"  {timedelta(seconds=round((planned - done) / rate))} left"
+        self.count(done, planned, figures, SELDOM_S)
 
-    def count(self, done: int, planned: int, figures: str) -> None:
-        """Show how much is done; elsewhere than on a terminal, a line every LINE_S at most."""
+    def count(self, done: int, planned: int, figures: str, every_s: float = LINE_S) -> None:
+        """Show how much is done; elsewhere than on a terminal, a line every so many seconds at most."""
         self._progress.update(self._task, total=planned, completed=done, figures=figures)
         now_s = self._clock.monotonic()
-        if not self._errors.is_terminal and now_s - self._last_s >= LINE_S:
+        if not self._errors.is_terminal and now_s - self._last_s >= every_s:
             self._last_s = now_s
             self._errors.print(figures, markup=False, highlight=False, soft_wrap=True)
 

@@ -542,6 +542,25 @@ def test_a_server_that_cannot_start_leaves_the_ready_file_of_another(cpsim):
     assert Path("ready").read_text(encoding="utf-8") == told
 
 
+@pytest.mark.thorough
+def test_ready_files_go_with_a_server_that_is_killed(here, wait_for):
+    with Serving("--unix", "./cp.sock", "--ready-file", "ready", "--ready-env", "env") as site:
+        wait_for(lambda: Path("ready").exists() and Path("env").exists())
+        site.process.kill()
+        wait_for(lambda: not Path("ready").exists() and not Path("env").exists())
+
+
+@pytest.mark.thorough
+def test_a_server_that_is_killed_leaves_its_successors_ready_file(here, wait_for):
+    with Serving("--unix", "./one.sock", "--ready-file", "ready", "--ready-env", "env") as killed:
+        wait_for(lambda: Path("ready").exists() and Path("env").exists())
+        with Serving("--unix", "./two.sock", "--ready-file", "ready"):
+            wait_for(lambda: "two" in Path("ready").read_text(encoding="utf-8"))
+            killed.process.kill()
+            wait_for(lambda: not Path("env").exists())
+            assert "two" in Path("ready").read_text(encoding="utf-8")
+
+
 @pytest.mark.parametrize(
     ("option", "left"),
     [

@@ -3,6 +3,8 @@
 import json
 import subprocess
 import sys
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ from cpsim.evidence import evidence as evidence_module
 from cpsim.evidence.files import EvidenceFolder
 from cpsim.fake import ANY_PORT, Fake
 from cpsim.run.plan import ReplayTarget
+from cpsim.run.spread import FolderToJudge, judge_folder, on_this_machine
 from cpsim.system.cluster import workers_errors
 
 from .test_judge_again import PROJECT, SECRET, perform, server_of
@@ -37,6 +40,14 @@ def test_several_processes_come_to_the_same_verdict(wrong):
     command = [sys.executable, "-m", "cpsim", "judge", str(wrong), "--json", "--processes", "2"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (1, (wrong / "verdict.json").read_text(), "")
+
+
+@pytest.mark.parametrize("judges", [nullcontext, partial(on_this_machine, 2)])
+def test_it_is_told_how_many_partitions_are_judged(wrong, judges):
+    told, evidence = [], EvidenceFolder(wrong)
+    with judges() as spread:
+        judge_folder(FolderToJudge(wrong), evidence, spread, told.append)
+    assert told == list(range(1, evidence.count + 1))
 
 
 def test_a_cluster_comes_to_the_same_verdict(cpsim, wrong, cluster):

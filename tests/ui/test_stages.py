@@ -25,6 +25,29 @@ def test_a_pipe_gets_a_line_every_ten_seconds_at_most(file):
     assert file.getvalue().splitlines() == [f"{number}/100, no deviation" for number in range(10, 100, 10)]
 
 
+def test_a_pipe_gets_the_progress_of_a_replay_once_a_minute(file):
+    clock = ManualClock()
+    with Stages(clock, Console(file=file)) as stages:
+        stages.begin("replaying")
+        for second in range(130):
+            stages.progress(2_000, Progress(float(second), 10 * second, 0, 0))
+            clock.advance(1.0)
+    assert file.getvalue().splitlines() == [
+        "600/2,000  10/s  0 errors  0:02:20 left",
+        "1,200/2,000  10/s  0 errors  0:01:20 left",
+    ]
+
+
+def test_a_stage_begins_without_the_bar_of_the_one_before(file):
+    with Stages(ManualClock(), Console(file=file, force_terminal=True, width=140)) as stages:
+        stages.begin("replaying")
+        stages.progress(2_000, Progress(2.0, 2_000, 0, 0))
+        stages.begin("judging")
+    last = file.getvalue().rpartition("judging")[2]
+    assert "2,000" not in last
+    assert "0:00:00" not in last
+
+
 def test_a_terminal_shows_the_progress_of_a_replay_and_what_is_judged(file):
     with Stages(ManualClock(), Console(file=file, force_terminal=True, width=140)) as stages:
         assert stages.is_shown
