@@ -15,6 +15,7 @@ from cpsim.judge.verdict import Verdict
 from cpsim.load.aside import aside
 from cpsim.load.asking import WorkerLost
 from cpsim.load.share import seen_to_plain, verdicts_of
+from cpsim.system.mapped import give_back
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -42,6 +43,7 @@ def by_workers(shares: Shares, evidence: Evidence, checkers: Sequence[Checker]) 
     def judge_share(share: Share) -> None:
         for part in range(share.index, count, len(shares.all)):
             found[part] = judge_part(share, part)
+            aside(give_back)
 
     def judge_part(share: Share, part: int) -> list[Verdict]:
         seen = aside(lambda: seen_to_plain(evidence.seen, slots_of(part), outstanding_of(part), checkers))

@@ -35,7 +35,7 @@ from cpsim.run.breach import Breaches
 from cpsim.run.drivers import Replayed
 from cpsim.run.live_figures import Counted
 from cpsim.scenario.workload import KIND_NAMES
-from cpsim.system.mapped import let_go
+from cpsim.system.mapped import give_back, let_go
 from cpsim.ui.printable import printable
 
 if TYPE_CHECKING:
@@ -128,6 +128,7 @@ class Worker:
         share = self._share
         if share is not None:
             self.send(ANSWERED, number=number, answer=aside(lambda: share.answer(what, given)))
+            aside(give_back)
 
     def _take(self, environment: Environment, msg: Message) -> None:
         if not self._idle.is_set():
