@@ -270,7 +270,7 @@ def readme(session: nox.Session) -> None:
 def bench(session: nox.Session) -> None:
     """Print ratios measured side by side; `nox -s bench -- NEW.json --compare OLD.json` compares with earlier ones.
 
-    `nox -s bench -- --slots 10000000` measures only the ledger, with so many slots.
+    `nox -s bench -- --slots 10000000` measures only so many slots: the ledger alone, and a fake with them.
     """
     install_locked(session)
     session.run("python", "tests/benchmarks/ratios.py", *session.posargs)

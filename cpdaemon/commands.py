@@ -197,8 +197,8 @@ class Command(Value, ABC):
     def _freeze(self, **fields: object) -> None:
         if "values" in fields:
             fields["values"] = MappingProxyType(_named(self.kind, fields["values"]))
-        frame = ",".join(_words(self.kind, fields)).encode()
-        super()._freeze(frame=frame, **fields)
+        fields["frame"] = frame = ",".join(_words(self.kind, fields)).encode()
+        self._set(fields)
         if len(frame) > MAX_FRAME_BYTES:
             raise InvalidCommand(
                 f"{self.kind}: slot {_shown(self.slot)} has a frame of {len(frame):,} bytes, and a daemon reads "

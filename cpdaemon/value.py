@@ -10,6 +10,9 @@ class Value:
     __slots__ = ()
 
     def _freeze(self, **fields: object) -> None:
+        self._set(fields)
+
+    def _set(self, fields: Mapping[str, object]) -> None:
         set_field = object.__setattr__
         for name, value in fields.items():
             set_field(self, name, value)

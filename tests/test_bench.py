@@ -53,15 +53,32 @@ def test_two_runs_are_compared(ratios, monkeypatch, tmp_path, capsys):
     assert [row[-3:] for row in rows if row[:2] == ["a", "daemon"]] == [["0.25", "-", "-"]]
 
 
+SLOTS_TITLES = [
+    "ledger with 2,000 slots / with 1,000, commands a second of CPU",
+    "dict of 2,000 texts / of 1,000, look-ups a second of CPU",
+    "memory of a slot claimed with two counters, of 2,000 / of 10, bytes",
+]
+
+
 def test_the_ledger_alone_is_measured_with_as_many_slots_as_are_asked_for(ratios, monkeypatch, tmp_path):
+    monkeypatch.setattr(ratios, "limit_of", lambda _: None)
     monkeypatch.setattr(ratios.slots, "SLOTS", 10)
     ratios.main([str(tmp_path / "new.json"), "--slots", "2000"])
-    titles = [
-        "ledger with 2,000 slots / with 1,000, commands a second of CPU",
-        "dict of 2,000 texts / of 1,000, look-ups a second of CPU",
-        "memory of a slot claimed with two counters, of 2,000 / of 10, bytes",
-    ]
-    assert list(json.loads((tmp_path / "new.json").read_text())) == titles
+    assert list(json.loads((tmp_path / "new.json").read_text())) == SLOTS_TITLES
+
+
+@pytest.mark.thorough
+def test_with_a_compiler_a_fake_is_measured_with_as_many_slots_too(ratios, monkeypatch, tmp_path):
+    import c_limit
+
+    if ratios.limit_of(tmp_path) is None:
+        pytest.skip("there is no C compiler")
+    monkeypatch.setattr(c_limit, "ROUND_S", 0.05)
+    monkeypatch.setattr(ratios.slots, "SLOTS", 10)
+    monkeypatch.setattr(ratios.limits, "SLOTS", 1000)
+    ratios.main([str(tmp_path / "new.json"), "--slots", "2000"])
+    more = "fake with 2,000 slots / with few, commands/s, 16 clients"
+    assert list(json.loads((tmp_path / "new.json").read_text())) == [*SLOTS_TITLES, more]
 
 
 def test_with_a_compiler_the_programs_in_c_answer_and_ask(monkeypatch, tmp_path):

@@ -111,11 +111,10 @@ def _judged(
     from cpsim.run.results import results_of
     from cpsim.run.spread import FolderToJudge, judge_folder
     from cpsim.run.summary import verdict_lines
-    from cpsim.system.process import keep_memory, put_off_pandas
+    from cpsim.system.process import prepare_arrow
     from cpsim.ui.terminal import SELDOM_S, Stages, console, printed
 
-    put_off_pandas()
-    keep_memory()
+    prepare_arrow()
     later = None
     if accounts is not None:
         if EvidenceFolder(folder).head().embedded:

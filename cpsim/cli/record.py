@@ -120,9 +120,9 @@ def new_recording(output: Path, *, pseudonymise: bool) -> Recording:
     """Begin a recording. Raises CpsimError, OSError."""
     from cpsim.record.pseudonyms import Pseudonyms
     from cpsim.record.recording import Recording
-    from cpsim.system.process import put_off_pandas
+    from cpsim.system.process import prepare_arrow
 
-    put_off_pandas()
+    prepare_arrow()
     return Recording(output, Pseudonyms() if pseudonymise else None)
 
 

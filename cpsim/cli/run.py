@@ -190,10 +190,10 @@ def run(
     from cpsim.run.results import results_of
     from cpsim.run.summary import show, summarise
     from cpsim.scenario import load_workload
-    from cpsim.system.process import put_off_pandas
+    from cpsim.system.process import prepare_arrow
     from cpsim.ui.terminal import Stages, printed
 
-    put_off_pandas()
+    prepare_arrow()
     thresholds = against_baseline(thresholds, baseline)
     pace = _pace(rate, speed, users, think_s, virtual=virtual, asap=asap)
     path = find_scenario(scenario)

@@ -129,13 +129,13 @@ def write(
     from cpsim.scenario import Scenario, load_workload, source
     from cpsim.scenario.formats import columns
     from cpsim.scenario.generation import parts
-    from cpsim.system.process import put_off_pandas
+    from cpsim.system.process import prepare_arrow
 
     if output.suffix.lower() != ".parquet":
         raise click.UsageError(f"{output}: a workload is written as Parquet: name it .parquet")
     if output.exists():
         raise CpsimError(f"{output} is there already: name another file with --output")
-    put_off_pandas()
+    prepare_arrow()
     path = find_scenario(scenario)
     settings = (*settings, *log_settings(**log_part))
     found = source.load(path, settings) if path.suffix.lower() == ".toml" else None

@@ -8,8 +8,8 @@ The wire format has no terminator, so the listener detects the end of a frame:
   does not close has `QUIET_S`.
 - A malformed frame has `QUIET_S` to become well formed, and is then answered `ER`.
 
-Commands are delivered in the order of their acknowledgement. A plain loop over raw sockets answers a command in four
-system calls (accept, read, write, close); an event loop of callbacks takes twice as long.
+Commands are delivered in the order of their acknowledgement. A plain loop over raw sockets answers a command in six
+system calls (accept, getsockname, read, write, read, close); an event loop of callbacks takes twice as long.
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 PARTITION: Final = 250_000
 """Operations of a partition, about."""
 ROWS_AT_ONCE: Final = 65_536
-"""Rows of the ledger that are in memory while they are put in partitions."""
+"""Rows of a file that are in memory while they are put in partitions, or in a file that is mapped."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,14 +181,8 @@ class Evidence:
             yield self
             return
         slots_of = self.slots_by_partition()
-        for index, part in enumerate(self.parts()):
-            yield replace(part, seen=self.seen).with_slots(slots_of(index))
-            let_go()
-
-    def parts(self) -> Iterator[Evidence]:
-        """The evidence by partitions, each with the whole ledger."""
         for index in range(self.count):
-            yield self.part(index)
+            yield self.part(index).with_slots(slots_of(index))
             let_go()
 
     def part(self, index: int) -> Evidence:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import functools
-import itertools
 import json
 from dataclasses import asdict
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import pyarrow as pa
@@ -40,13 +39,16 @@ from cpsim.system.mapped import give_back, let_go, taken
 from cpsim.system.mapped_rows import pieces
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from pathlib import Path
 
     import numpy.typing as npt
 
     from cpsim.evidence.evidence import Evidence
     from cpsim.evidence.extensions import Column
+
+PIECE: Final = 65_536
+"""Rows of a row group that are made at a time."""
 
 
 def writers(
@@ -74,7 +76,8 @@ def writers(
     if accounts is not None:
         files[ACCOUNTS] = lambda path: pq.write_table(accounts, path, compression="zstd")
     if slots is not None:
-        files[LEDGER] = lambda path: _write_ledger(map(slots_of(), range(evidence.count)), path, rows)
+        in_parts = (piece for part in range(evidence.count) for piece in pieces(slots_of()(part), rows))
+        files[LEDGER] = lambda path: _write_ledger(in_parts, slots.schema, path)
     files[WORKLOAD] = lambda path: write_workload(evidence, path, rows)
     files[JOURNAL] = lambda path: write_journal(evidence, path, rows, more)
     return files
@@ -128,14 +131,6 @@ def document_of(
     }
 
 
-def _write_ledger(partitions: Iterator[pa.Table], path: Path, rows: int) -> None:
-    first = next(partitions)
-    with pq.ParquetWriter(path, first.schema, compression="zstd") as writer:
-        for slots in itertools.chain([first], partitions):
-            for piece in pieces(slots, rows):
-                writer.write_table(piece)
-
-
 def write_workload(evidence: Evidence, path: Path, rows: int = ROWS) -> None:
     """Write the workload, `rows` rows at a time."""
     write_rows(WORKLOAD, (each for part in range(evidence.count) for each in workload_rows(evidence, part, rows)), path)
@@ -148,10 +143,12 @@ def workload_rows(evidence: Evidence, part: int, rows: int = ROWS) -> Iterator[p
     own = workload.of_operations(ops).on_its_own()
     if not len(ops):
         yield schema.empty_table()
-    for start in range(0, len(ops), rows):
-        chosen = np.arange(start, min(start + rows, len(ops)))
-        table = columns.operations_of(own.of_operations(chosen))
-        yield table.append_column(ID, pa.array(_numbers(evidence, ops[start : start + rows]))).cast(schema)
+
+    def made(where: slice) -> pa.Table:
+        table = columns.operations_of(own.of_operations(np.arange(where.start, where.stop)))
+        return table.append_column(ID, pa.array(_numbers(evidence, ops[where]))).cast(schema)
+
+    yield from _row_groups(len(ops), rows, made)
 
 
 def _numbers(evidence: Evidence, ops: npt.NDArray[np.integer]) -> npt.NDArray[np.int64]:
@@ -192,11 +189,12 @@ def journal_rows(
     )
     project = np.array([workload.projects.index(name) for name in workload.sites], np.int8)
     operations = Operations(own.workload, evidence.slot_prefix)
-    for start in range(0, max(1, len(whole)), rows):
-        chunk = own.records[start : start + rows]
+
+    def made(where: slice) -> pa.Table:
+        chunk = own.records[where]
         ops = chunk["op"]
         given = [
-            pa.array(_numbers(evidence, whole["op"][start : start + rows])),
+            pa.array(_numbers(evidence, whole["op"][where])),
             operations.slots(ops),
             operations.kinds(ops),
             pa.nulls(len(chunk), pa.int64()) if own.schedule_us is None else pa.array(own.schedule_us[ops]),
@@ -212,10 +210,19 @@ def journal_rows(
             given.append(pa.DictionaryArray.from_arrays(codes, projects))
         if own.virtual_ns is not None:
             given.append(pa.array(own.virtual_ns[ops] // 1000))
-        given += [
-            _values(name, column, evidence, whole[start : start + rows]) for name, column in columns_of_others.items()
-        ]
-        yield pa.table(given, schema=schema)
+        given += [_values(name, column, evidence, whole[where]) for name, column in columns_of_others.items()]
+        return pa.table(given, schema=schema)
+
+    if not len(whole):
+        yield made(slice(0, 0))
+    yield from _row_groups(len(whole), rows, made)
+
+
+def _row_groups(count: int, rows: int, made: Callable[[slice], pa.Table]) -> Iterator[pa.Table]:
+    """Tables of at most `rows` rows of so many, made in smaller pieces, which take less memory."""
+    for start in range(0, count, rows):
+        stop = min(start + rows, count)
+        yield pa.concat_tables(made(slice(first, min(first + PIECE, stop))) for first in range(start, stop, PIECE))
 
 
 def _journal_schema(evidence: Evidence, columns_of_others: Mapping[str, Column]) -> pa.Schema:
@@ -239,9 +246,20 @@ def write_rows(name: str, tables: Iterator[pa.Table], path: Path) -> None:
         of_dictionary = ["kind", "outcome", "error", "project", *texts]
         options = {"use_dictionary": of_dictionary, "column_encoding": dict.fromkeys(INTEGERS, "DELTA_BINARY_PACKED")}
     with pq.ParquetWriter(path, first.schema, compression="zstd", **options) as writer:
-        for table in itertools.chain([first], tables):
-            if len(table):
-                writer.write_table(table)
+        _add([first], writer)
+        del first
+        _add(tables, writer)
+
+
+def _write_ledger(tables: Iterator[pa.Table], schema: pa.Schema, path: Path) -> None:
+    with pq.ParquetWriter(path, schema, compression="zstd") as writer:
+        _add(tables, writer)
+
+
+def _add(tables: Iterable[pa.Table], writer: pq.ParquetWriter) -> None:
+    """Write each table that has rows as a row group; the variable of a loop would keep it while the next is made."""
+    for _ in map(writer.write_table, filter(len, tables)):
+        pass
 
 
 def _values(name: str, column: Column, evidence: Evidence, records: npt.NDArray[np.void]) -> pa.Array:

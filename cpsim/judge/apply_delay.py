@@ -6,6 +6,7 @@ counters and metadata. The local clock is monotonic time, which nobody sets.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
@@ -67,8 +68,8 @@ def apply_delays_ns(evidence: Evidence) -> tuple[Ints, Ints, float]:
         raise NotComparable(f"the server's table of slots has no columns {columns}")
     delays, answers = Growing(np.int64), Growing(np.int64)
     worst_ns = np.zeros((len(shown), 2))
-    for part in evidence.partitions():
-        for column, times in enumerate(_of_partition(part, clock, shown)):
+    for of_part in map(partial(_of_partition, clock=clock, columns=shown), evidence.partitions()):  # one in memory
+        for column, times in enumerate(of_part):
             delays.add(times.delays_ns)
             answers.add(times.answered_ns)
             np.maximum(worst_ns[column], [times.early_ns, times.late_ns], out=worst_ns[column])

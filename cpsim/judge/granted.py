@@ -50,18 +50,14 @@ class Granted:
     def _of_piece(cls, slots: pa.Table) -> Granted:
         shown = slots.column_names
         paid = np.asarray(is_paid(slots))
-        machines = pc.fill_null(slots["machine"], "") if "machine" in shown else ""
-        joined = pc.binary_join_element_wise(slots["project"], machines, SEPARATOR)
-        holders = whole(joined).filter(pa.array(paid)).dictionary_encode()
-        whose = np.full(len(slots), -1)
-        whose[paid] = np.asarray(holders.indices)
+        holders, whose = _holders(slots, paid)
         names, entries = [CREDITS], None
         if "counters" in shown:
             offsets, keys, amounts = map_entries(slots["counters"])
             keys = keys.dictionary_encode()
             names += [name for name in keys.dictionary.to_pylist() if name != CREDITS]
             entries = np.repeat(whose, np.diff(offsets)), keys, amounts
-        values = np.zeros((len(holders.dictionary), len(names)), np.int64)
+        values = np.zeros((len(holders), len(names)), np.int64)
         if "granted" in shown:
             amounts = np.asarray(pc.fill_null(slots["granted"], 0))[paid]
             values[:, 0] += _added_up(whose[paid], amounts, len(values))
@@ -72,7 +68,7 @@ class Granted:
             place = of_entries[given] * len(names) + column[given]
             amounts = np.asarray(pc.fill_null(amounts, 0))[given]
             values += _added_up(place, amounts, values.size).reshape(values.shape)
-        return cls(holders.dictionary, tuple(names), values)
+        return cls(holders, tuple(names), values)
 
     def __eq__(self, other: object) -> bool:
         return (
@@ -97,6 +93,25 @@ class Granted:
             columns = np.array([names.index(name) for name in self.names])
             values[np.ix_(indices(self.holders, holders), columns)] = self.values
         return values
+
+
+def _holders(slots: pa.Table, paid: npt.NDArray[np.bool_]) -> tuple[pa.Array, Ints]:
+    """The distinct holders of the slots that are paid, as they come; and the one of each slot, -1 if it is not paid."""
+    rows = slots.select([name for name in ("project", "machine") if name in slots.column_names])
+    rows = rows.filter(pa.array(paid))
+    projects = whole(rows["project"]).dictionary_encode()
+    shown = pc.fill_null(rows["machine"], "") if "machine" in rows.column_names else pa.repeat("", len(rows))
+    machines = whole(shown).dictionary_encode()
+    known = max(1, len(machines.dictionary))
+    pairs = np.asarray(projects.indices).astype(np.int64) * known + np.asarray(machines.indices)
+    distinct = pa.array(pairs).dictionary_encode()  # texts that are joined would take longer, one for each slot
+    project, machine = np.divmod(np.asarray(distinct.dictionary), known)
+    holders = pc.binary_join_element_wise(
+        projects.dictionary.take(pa.array(project)), machines.dictionary.take(pa.array(machine)), SEPARATOR
+    )
+    whose = np.full(len(slots), -1)
+    whose[paid] = np.asarray(distinct.indices)
+    return holders, whose
 
 
 def _added_up(places: Ints, amounts: Ints, size: int) -> Ints:

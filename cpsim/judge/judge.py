@@ -7,7 +7,7 @@ each a class without arguments, or are given as objects.
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import reduce
+from functools import partial, reduce
 from typing import TYPE_CHECKING, Final, Protocol
 
 from cpsim.errors import CpsimError, in_one_line
@@ -75,7 +75,8 @@ def judge(partitions: Iterable[Evidence], head: Evidence, chosen: Sequence[Check
         head: the evidence without operations.
         chosen: the checkers; findings are in their order within a partition.
     """
-    return concluded((of_partition(part, chosen) for part in partitions), head, chosen)
+    of_each = map(partial(of_partition, chosen=chosen), partitions)  # no loop, which would have two in memory
+    return concluded(of_each, head, chosen)
 
 
 def of_partition(part: Evidence, chosen: Sequence[Checker]) -> list[Verdict]:

@@ -18,7 +18,7 @@ from cpsim.load.page import show_verdict
 from cpsim.load.settings import Settings
 from cpsim.load.worker import Worker
 from cpsim.run.live_figures import LiveFigures
-from cpsim.system.process import put_off_pandas
+from cpsim.system.process import prepare_arrow
 
 if TYPE_CHECKING:
     from locust.env import Environment
@@ -61,7 +61,7 @@ def take_part(environment: Environment, runner: Runner, web_ui: WebUI | None, **
     """Start the master or the worker of this process."""
     if web_ui is not None:
         _check_free(web_ui)
-    put_off_pandas()
+    prepare_arrow()
     settings = Settings.given()
 
     if not isinstance(runner, MasterRunner):

@@ -28,7 +28,7 @@ from cpsim.judge.model import SlotState
 from cpsim.net.control import PAGE
 from cpsim.replay.pace import Virtual
 from cpsim.run.follower import Channel, Follower, handed
-from cpsim.system.process import put_off_pandas
+from cpsim.system.process import prepare_arrow
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -303,7 +303,7 @@ def _table_of(slots: Sequence[Mapping[str, Any]]) -> pa.Table:
 
 def main() -> None:
     """Judge what is handed on standard input, until the process that replays it ends; answer on standard output."""
-    put_off_pandas()
+    prepare_arrow()
     channel = Channel(int(sys.argv[1]))
     plan, way = handed()
     target = plan.target

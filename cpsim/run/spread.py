@@ -13,7 +13,7 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import islice
 from multiprocessing import get_context, parent_process
 from typing import TYPE_CHECKING, Final
@@ -22,7 +22,7 @@ from cpsim.errors import CpsimError
 from cpsim.evidence.files import ANY_TIME_NS, EvidenceFolder
 from cpsim.judge.judge import CHECKERS, checkers_of_others, concluded, names_of, of_partition
 from cpsim.system.cluster import connect, workers_errors
-from cpsim.system.process import keep_memory, put_off_pandas
+from cpsim.system.process import prepare_arrow
 from cpsim.system.threads import Thread
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ def on_this_machine(processes: int) -> Iterator[Spread]:
         previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
         try:
             for _ in range(processes):
-                pool.submit(put_off_pandas)
+                pool.submit(prepare_arrow)
         finally:
             signal.signal(signal.SIGINT, previous)
         try:
@@ -105,7 +105,7 @@ def _errors_of_processes() -> Iterator[None]:
 
 def _begin() -> None:
     """Have a process end with its parent, and judge like it."""
-    keep_memory()
+    prepare_arrow()
     Thread(_end_with_parent, "cpsim-parent").start()
 
 
@@ -167,7 +167,8 @@ def judge_folder(
     checkers = [*CHECKERS, *checkers_of_others()]
     if spread is None or evidence.is_unfinished:
         head = evidence.head()
-        return head, concluded(counted(of_partition(part, checkers) for part in evidence.partitions()), head, checkers)
+        found = map(partial(of_partition, chosen=checkers), evidence.partitions())  # one in memory
+        return head, concluded(counted(found), head, checkers)
     sent, names, slots_of = folder.for_others(), names_of(checkers), evidence.slots_by_partition()
     futures = (
         spread.pool.submit(judge_partition, sent, evidence.digest, names, index, slots_of(index))

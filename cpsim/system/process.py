@@ -61,23 +61,16 @@ def do_without_pandas() -> None:
     sys.meta_path.insert(0, _WithoutPandas())
 
 
-def keep_memory() -> None:
-    """Have pyarrow take memory from the C library, which keeps what is freed for the next rows of a long file.
+def prepare_arrow() -> None:
+    """Have pyarrow take memory from the C library, and look for pandas now, in vain. Needs the extra "run".
 
-    Its own pool gives that back to the system, and a fifth of the time of a judgement went into having it again.
+    Its own pool is left with gaps, more of them the longer a run is, and a fifth of the time of a judgement went into
+    having memory again. At its first array it would import pandas, which takes half a second; who needs pandas imports
+    it as ever, and pyarrow does where it makes a frame.
     """
     import pyarrow as pa  # noqa: PLC0415 - slow to import
 
     pa.set_memory_pool(pa.system_memory_pool())
-
-
-def put_off_pandas() -> None:
-    """Have pyarrow look for pandas now, in vain; at its first array it would import it, which takes half a second.
-
-    Who needs pandas imports it as ever, and pyarrow does where it makes a frame. Needs the extra "run".
-    """
-    import pyarrow as pa  # noqa: PLC0415 - slow to import
-
     finder = _WithoutPandas()
     sys.meta_path.insert(0, finder)
     try:

@@ -33,6 +33,7 @@ from cpsim.run.summary import summarise
 from cpsim.scenario import load_workload
 from cpsim.scenario.workload import ABSENT, KIND_CODES
 from cpsim.system.mapped import let_go, stretches, zeros
+from cpsim.system.process import prepare_arrow
 
 PAGE = 10_000
 PROJECT, PREFIX = "cern", "challenge"
@@ -188,6 +189,7 @@ def _most_bytes():
 
 def run(jobs, output):
     """Run so many jobs; returns the greatest memory in bytes, and the number of operations."""
+    prepare_arrow()
     stages, made = Stages(), []
 
     def load():

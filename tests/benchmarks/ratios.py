@@ -55,12 +55,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Ratios measured side by side.")
     parser.add_argument("output", nargs="?", type=Path, help="where to write the rows as JSON")
     parser.add_argument("--compare", metavar="OLD.json", type=Path, help="rows to show beside these")
-    parser.add_argument("--slots", type=int, help="measure only the ledger, with so many slots: 500 bytes each")
+    parser.add_argument("--slots", type=int, help="measure only so many slots, of 500 bytes each")
     given = parser.parse_args(arguments)
     before = json.loads(given.compare.read_text(encoding="utf-8")) if given.compare else {}
     rows: dict[str, Row] = {}
     with tempfile.TemporaryDirectory() as name:
-        for title, row in slots.rows(given.slots) if given.slots else measured(Path(name)):
+        folder = Path(name)
+        for title, row in with_slots(given.slots, folder) if given.slots else measured(folder):
             print(f"{row.ratio:8.2f}  {title}", file=sys.stderr, flush=True)
             rows[title] = row
     columns = ["first", "second", "ratio", *(["ratio before", "change"] if before else [])]
@@ -77,11 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def measured(folder: Path) -> Iterator[tuple[str, Row]]:
     """All rows; without a C compiler, those that need none."""
-    limit = None
-    try:
-        limit = Limit(folder)
-    except FileNotFoundError as missing:
-        print(f"{missing}, so nothing is compared with what the machine allows", file=sys.stderr)
+    limit = limit_of(folder)
     yield from anywhere(folder)
     with limit.serving() if limit else asyncio_daemon(folder) as least:
         (folder / "replaying").mkdir()
@@ -89,6 +86,22 @@ def measured(folder: Path) -> Iterator[tuple[str, Row]]:
         if limit:
             yield from replaying.against_the_limit(limit, least)
             yield from limits.rows(limit, least, folder)
+
+
+def with_slots(count: int, folder: Path) -> Iterator[tuple[str, Row]]:
+    """A ledger with so many slots, and a fake with them."""
+    yield from slots.rows(count)
+    if limit := limit_of(folder):
+        yield limits.full_against_empty(limit, folder, count)
+
+
+def limit_of(folder: Path) -> Limit | None:
+    """What the machine allows, if there is a C compiler to make it."""
+    try:
+        return Limit(folder)
+    except FileNotFoundError as missing:
+        print(f"{missing}, so nothing is compared with what the machine allows", file=sys.stderr)
+        return None
 
 
 def anywhere(folder: Path) -> Iterator[tuple[str, Row]]:

@@ -214,7 +214,7 @@ WRONG = [
 @pytest.mark.parametrize(("kind", "wrong", "name"), WRONG)
 def test_wrong_books_are_found_behind_a_daemon(fake, sabotage, kind, wrong, name):
     sabotage(kind, wrong)
-    verdict = perform(fake(), "unix", timeout_s=0.5)
+    verdict = perform(fake(), "unix")
     assert verdict.ruling == "invalid"
     assert name in verdict.counts
 
@@ -239,5 +239,5 @@ def test_wrong_books_are_found_at_a_server(fake, sabotage, kind, wrong, name):
 def test_one_lost_command_in_many_is_found(fake, sabotage):
     numbers = count()
     sabotage("counters", lambda right, *given: None if next(numbers) == 30 else right(given[-1]))
-    verdict = perform(fake(), "tcp", timeout_s=0.5)
+    verdict = perform(fake(), "tcp")
     assert "lost" in verdict.counts
