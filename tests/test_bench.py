@@ -109,3 +109,19 @@ def test_the_memory_of_a_run_is_measured_without_sockets(monkeypatch, tmp_path):
     finally:
         for name in ("memory", "rounds"):
             sys.modules.pop(name, None)
+
+
+@pytest.mark.thorough
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the memory of other processes is in /proc")
+def test_the_memory_of_each_process_of_a_load_is_measured(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    try:
+        import loading
+
+        monkeypatch.setattr(loading, "JOBS", (100, 300))
+        master, worker, *seconds = (row for _, row in loading.rows(tmp_path))
+        assert min(*master[:2], *worker[:2]) > 50  # MB: that is what Python and its libraries take
+        assert all(min(row[:2]) > 0 for row in seconds)
+    finally:
+        for name in [path.stem for path in BENCHMARKS.glob("*.py")]:
+            sys.modules.pop(name, None)

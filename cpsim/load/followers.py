@@ -84,7 +84,8 @@ class Meanwhile:
 
     def expect(self, plan: Plan, schedule_us: npt.NDArray[np.int64] | None) -> None:
         """Take note of what is to be sent, and when."""
-        self._breaches = Breaches(plan.stop_on, plan.workload, schedule_us, plan.warm_up_s)
+        if plan.stop_on:
+            self._breaches = Breaches(plan.stop_on, plan.workload, schedule_us, plan.warm_up_s)
         self._figures.plan(len(plan.workload))
 
     def follow(self, plan: Plan, shares: Sequence[Share]) -> None:

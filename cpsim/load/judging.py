@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial, reduce
 from typing import TYPE_CHECKING
 
 import gevent
@@ -15,6 +16,7 @@ from cpsim.judge.verdict import Verdict
 from cpsim.load.aside import aside
 from cpsim.load.asking import WorkerLost
 from cpsim.load.share import seen_to_plain, verdicts_of
+from cpsim.system.mapped import give_back
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -37,11 +39,6 @@ def by_workers(shares: Shares, evidence: Evidence, checkers: Sequence[Checker]) 
         return aside(lambda: concluded([], evidence.head(), checkers))
     count, names = evidence.count, names_of(checkers)
     slots_of, outstanding_of = aside(lambda: (evidence.slots_by_partition(), _outstanding_by_partition(evidence)))
-    found: list[list[Verdict]] = [[] for _ in range(count)]
-
-    def judge_share(share: Share) -> None:
-        for part in range(share.index, count, len(shares.all)):
-            found[part] = judge_part(share, part)
 
     def judge_part(share: Share, part: int) -> list[Verdict]:
         seen = aside(lambda: seen_to_plain(evidence.seen, slots_of(part), outstanding_of(part), checkers))
@@ -57,8 +54,18 @@ def by_workers(shares: Shares, evidence: Evidence, checkers: Sequence[Checker]) 
                 for checker in checkers
             ]
 
-    gevent.joinall([gevent.spawn(judge_share, share) for share in shares.all], raise_error=True)
-    return aside(lambda: concluded(found, evidence.head(), checkers))
+    found = [Verdict() for _ in checkers]
+    for first in range(0, count, len(shares.all)):
+        judging = [gevent.spawn(judge_part, share, first + share.index) for share in shares.all]
+        gevent.joinall(judging, raise_error=True)
+        found = aside(partial(_merged, [found, *(each.value for each in judging)]))
+        aside(give_back)
+    return aside(lambda: concluded([found], evidence.head(), checkers))
+
+
+def _merged(of_partitions: Sequence[Sequence[Verdict]]) -> list[Verdict]:
+    """The verdicts of each checker on all of some partitions, in their order."""
+    return [reduce(Verdict.merged, of_checker) for of_checker in zip(*of_partitions, strict=True)]
 
 
 def _outstanding_by_partition(evidence: Evidence) -> Callable[[int], pa.Table | None]:

@@ -7,10 +7,9 @@ import socket
 from typing import TYPE_CHECKING, ClassVar
 
 import gevent
-from locust import LoadTestShape, User, events, runners, task
+from locust import LoadTestShape, User, events, task
 from locust.runners import MasterRunner, WorkerRunner
 
-from cpsim.load.aside import aside
 from cpsim.load.guard import guarded
 from cpsim.load.leaving import leave
 from cpsim.load.master import Master
@@ -22,15 +21,9 @@ from cpsim.run.live_figures import LiveFigures
 from cpsim.system.process import prepare_arrow
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from locust.env import Environment
     from locust.runners import Runner
     from locust.web import WebUI
-
-
-runners.HEARTBEAT_LIVENESS = 15
-"""Seconds of silence after which a worker is lost; with Locust's 3, one that makes its workload may be."""
 
 
 class ReplayUser(User):
@@ -71,12 +64,9 @@ def take_part(environment: Environment, runner: Runner, web_ui: WebUI | None, **
     prepare_arrow()
     settings = Settings.given()
 
-    fail: Callable[[str], object] = leave
     if not isinstance(runner, MasterRunner):
-        worker = Worker(environment, runner, settings)
-    if isinstance(runner, WorkerRunner):
-        fail = worker.fail
-    else:
+        Worker(environment, runner, settings)
+    if not isinstance(runner, WorkerRunner):
         figures = LiveFigures()
         master = Master(environment, runner, settings, figures)
         if web_ui is not None:
@@ -87,10 +77,7 @@ def take_part(environment: Environment, runner: Runner, web_ui: WebUI | None, **
                 serve_metrics(settings.metrics, figures)
             except OSError as error:
                 leave(error.strerror or str(error))
-    if isinstance(runner, WorkerRunner):
-        gevent.spawn(guarded(lambda: aside(lambda: len(settings.workload)), fail))
-    else:
-        guarded(lambda: len(settings.workload), fail)()
+        guarded(lambda: settings.whole, leave)()
 
 
 def _check_free(page: WebUI) -> None:

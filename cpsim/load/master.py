@@ -6,14 +6,14 @@ import signal
 import sys
 import tempfile
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
-from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Final
 
 import gevent
 import numpy as np
+from locust import runners
 from locust.exception import RPCError, RPCSendError
 from locust.runners import MasterRunner
 
@@ -30,7 +30,7 @@ from cpsim.net.listen import Listen
 from cpsim.replay.engine import Effort, joint_effort
 from cpsim.run.comparison import baseline_note
 from cpsim.run.drivers import Replayed
-from cpsim.run.folder import OutputFolder, new_name
+from cpsim.run.folder import OutputFolder
 from cpsim.run.live import live_page
 from cpsim.run.observing import imbalances_before
 from cpsim.run.pipeline import fresh_prefix
@@ -53,6 +53,10 @@ if TYPE_CHECKING:
 LOCAL: Final = "local"
 STOPPING_S: Final = 5.0
 """Seconds to wait for the workers' last messages after a stop, in addition to the timeout of an operation."""
+MAKING_S: Final = 120
+"""Seconds of silence after which a worker is lost that makes its share, on a machine that may have much to do."""
+SILENT_S: Final = 15
+"""Seconds of silence after which another one is lost."""
 
 
 @dataclass(slots=True)
@@ -118,10 +122,12 @@ class Master:
         self._conducting: gevent.Greenlet | None = None
         self._due = self._stopping = self._interrupted = self._is_stopped = False
         self._failure: str | None = None
+        self._mark = ""
         self._before: tuple[Imbalance, ...] | None = None
         self._meanwhile = Meanwhile(settings, figures)
         self._questions = Questions(runner)
         self._main = gevent.getcurrent()
+        _allow_silence(self._runner, SILENT_S)
         self.told = Told(environment, headless=self._headless)
         listeners: dict[str, Callable[..., None]] = {
             "cpsim-ready": partial(self._dispatch, self._ready),
@@ -148,18 +154,12 @@ class Master:
 
     def _begin(self, **_: object) -> None:
         if self._due and self._conducting is None:
-            self._due = self._stopping = self._interrupted = False
+            self._due = self._stopping = self._interrupted = self._is_stopped = False
             self._failure = None
-            self._is_stopped = False
             self._meanwhile.begin()
             self._shares = []
             self.told.begin()
-            output = OutputFolder(
-                Path(self._settings.output)
-                if self._settings.output
-                else new_name(Path(self._settings.scenario), Path(self._settings.runs))
-            )
-            self._conducting = gevent.spawn(self._conduct, output)
+            self._conducting = gevent.spawn(self._conduct, OutputFolder(self._settings.folder()))
 
     def _leave(self, why: str) -> None:
         """End a test that has not begun: while Locust waits for workers, Ctrl-C would print a traceback."""
@@ -233,6 +233,8 @@ class Master:
 
     def _replay(self, output: OutputFolder, files: ResultFiles) -> None:
         plan, start_ns = self._prepare(), SYSTEM_CLOCK.monotonic_ns()
+        operations = self._settings.whole.operations
+        self._settings.let_go()
         if self._failure is not None:
             return
         for share in self._shares:
@@ -243,39 +245,41 @@ class Master:
             self._wait(lambda share: share.ended, is_over=True)
         was_ended = self._failure is not None or self._stopping or self._interrupted
         replayed = joined(self._shares, self._meanwhile, start_ns, interrupted=was_ended, failure=self._failure)
-        shares, thresholds, tell = Shares(plan, self._shares, self._ask), self._settings.thresholds, self.told.say
-        before = self._before
+        shares = Shares(plan, operations, self._shares, self._ask, self._settings.share)
+        thresholds, before, tell = self._settings.thresholds, self._before, self.told.say
         status = conclude(plan, shares, replayed, thresholds, output, before=before, files=files, tell=tell)
         self._environment.process_exit_code = status
         if note := baseline_note(self._settings.baseline, output):
             sys.stderr.write(f"cpsim: {note}\n")
 
     def _prepare(self) -> Plan:
-        """Send each worker its share, and wait until all workers are ready."""
+        """Have each worker make its share, and wait until all are ready; the plan has none of the operations."""
         workers = _workers_of(self._runner)
         if not workers:
             self._fail("all workers left before the replay could begin")
-        started, workload = datetime.now(UTC), self._settings.workload
+        started, workload = datetime.now(UTC), self._settings.whole.workload
         prefix = self._settings.slot_prefix or fresh_prefix(workload, started, embedded=False)
-        plan = self._settings.plan(prefix, started)
+        plan = self._settings.plan(workload, prefix, started)
         self._before = imbalances_before(observer_of(plan), plan.target.accounts, plan.timeout_s)
-        self._meanwhile.expect(plan, aside(plan.assignment).schedule_us)
         self._shares = [Share(worker, index) for index, worker in enumerate(workers)]
-        aside(lambda: self._settings.digest)
+        self._mark = self._settings.whole.mark
+        _allow_silence(self._runner, MAKING_S)
+        data = {"count": len(workers), "slot_prefix": prefix, "notes": list(workload.notes)}
+        data["is_judged"] = not self._headless or self._settings.is_seen
+        data["has_page"] = self._settings.page is not None
         for share in self._shares:
-            data = {"index": share.index, "count": len(workers), "slot_prefix": prefix}
-            data |= {
-                "is_judged": not self._headless or self._settings.is_seen,
-                "has_page": self._settings.page is not None,
-            }
-            self._runner.send_message("cpsim-share", data, share.worker)
+            self._runner.send_message("cpsim-share", data | {"index": share.index}, share.worker)
+        digest = aside(workload.digest)
+        self._meanwhile.expect(plan, aside(plan.assignment).schedule_us)
         self._wait(lambda share: share.ready)
+        _allow_silence(self._runner, SILENT_S)
         lost = [share.worker for share in self._shares if share.lost]
         if lost and self._failure is None and not (self._stopping or self._interrupted):
             self._fail(f"{', '.join(lost)} left before the replay could begin")
         if self._failure is None:
             self._meanwhile.follow(plan, self._shares)
-        return plan
+        head = replace(workload.of_operations(np.empty(0, np.int64)).on_its_own(), slot_ids=workload.slot_ids)
+        return replace(plan, workload=head, digest=digest)
 
     def _wait(self, condition: Callable[[Share], bool], *, is_over: bool = False) -> None:
         """Wait until a condition holds for each share, or its worker is lost, or the run fails; not so if `is_over`."""
@@ -321,7 +325,7 @@ class Master:
 
     def _ready(self, share: Share, data: dict[str, Any]) -> None:
         share.ready = True
-        if data["digest"] != self._settings.digest:
+        if data["mark"] != self._mark:
             self._fail(f"{share.worker} has another workload: all need the same scenario, seed and version of cpsim")
 
     def _progress(self, share: Share, data: dict[str, Any]) -> None:
@@ -345,6 +349,13 @@ class Master:
             share.lost = not (share.ended or msg.data["keeps"])
             share.has_failed = not msg.data["keeps"]
         self._fail(reason)
+
+
+def _allow_silence(runner: Runner, seconds: int) -> None:
+    """Have a worker count as lost when nothing was heard of it for so long."""
+    runners.HEARTBEAT_LIVENESS = seconds
+    for client in getattr(runner, "clients", {}).values():
+        client.heartbeat = seconds
 
 
 def _workers_of(runner: Runner) -> list[str]:

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from cpsim.load.master import Share
     from cpsim.run.folder import OutputFolder
     from cpsim.run.plan import Plan
+    from cpsim.scenario.share import WorkloadShare
     from cpsim.ui.results import ResultFiles
 
 
@@ -51,20 +52,31 @@ class Shares:
     """The shares of a load that is replayed.
 
     Args:
-        plan: of the whole load.
+        plan: of the whole load, without operations.
+        operations: how many were planned.
         shares: those of all workers, in their order.
         ask: asks the worker of a share; raises WorkerLost.
+        make: makes a share of the workload, by its index and the number of shares.
 
     Attributes:
+        operations: how many were planned.
         all: the shares.
         partitions: of slots, each of one share.
     """
 
-    def __init__(self, plan: Plan, shares: Sequence[Share], ask: Callable[..., Any]) -> None:
-        self._plan, self._ask = plan, ask
+    def __init__(
+        self,
+        plan: Plan,
+        operations: int,
+        shares: Sequence[Share],
+        ask: Callable[..., Any],
+        make: Callable[[int, int], WorkloadShare],
+    ) -> None:
+        self._plan, self._ask, self._make = plan, ask, make
+        self.operations = operations
         self.all = shares
         self._own: dict[int, WorkersShare] = {}
-        self.partitions = partitions_of(len(plan.workload), len(shares))
+        self.partitions = partitions_of(operations, len(shares))
 
     @property
     def lost(self) -> list[str]:
@@ -124,8 +136,9 @@ class Shares:
 
     def _missing(self, share: Share) -> WorkersShare:
         """A share of which nothing is known."""
-        part = self._plan.assignment().part(share.index, len(self.all))
-        plan = replace(self._plan, workload=part.workload)
+        made = self._make(share.index, len(self.all))
+        plan = replace(self._plan, workload=replace(made.workload, notes=self._plan.workload.notes))
+        part = plan.assignment(made.ops)
         records, errors = with_missing(np.empty(0, RECORD_TYPE), [""], part)
         evidence = Replayed(records, errors, 0.0, share.effort, 0).evidence(plan, part.schedule_us)
         return WorkersShare(replace(evidence, in_parts=self.partitions, numbers=part.ops))
@@ -145,7 +158,7 @@ def conclude(
     """Judge a load, write its run folder, and tell its summary; returns the exit status.
 
     Args:
-        plan: what was replayed.
+        plan: what was replayed, without operations.
         shares: who has it.
         replayed: what came of it, without records.
         thresholds: to check.
@@ -164,7 +177,7 @@ def conclude(
         replayed.evidence(plan, None).head(),
         errors=added.errors,
         answers=added.answers,
-        unsent=len(plan.workload) - added.sent,
+        unsent=shares.operations - added.sent,
         gaps=(*gaps, *replayed.gaps),
         before=before,
         in_parts=shares.partitions,

@@ -13,8 +13,9 @@ from cpdaemon.endpoint import UrlEndpoint, parse_endpoint
 from cpsim.accounts.sources import parse_source
 from cpsim.config.thresholds import Threshold
 from cpsim.replay.pace import AsFastAsPossible, Profile, Rate, Speed
+from cpsim.run.folder import new_name
 from cpsim.run.plan import Plan, ReplayTarget
-from cpsim.scenario import load_workload
+from cpsim.scenario import load_share
 from cpsim.ui.results import ResultFiles
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
     from cpdaemon.endpoint import Endpoint
     from cpsim.replay.pace import Pace
+    from cpsim.scenario.share import WorkloadShare
     from cpsim.scenario.workload import Workload
 
 VARIABLE: Final = "CPSIM_LOAD"
@@ -68,15 +70,14 @@ class Settings:
         lists = {name: tuple(document[name]) for name in ("settings", "quirks")}
         return cls(**document | lists | {"thresholds": thresholds, "baseline": baseline})
 
-    @cached_property
-    def workload(self) -> Workload:
-        """The whole workload, made in this process: scenario and seed give the same on every machine."""
-        return load_workload(Path(self.scenario), self.seed, self.settings)
+    def share(self, index: int, count: int) -> WorkloadShare:
+        """A share of the workload, made in this process: scenario and seed give the same on every machine."""
+        return load_share(Path(self.scenario), self.seed, self.settings, index, count)
 
     @cached_property
-    def digest(self) -> str:
-        """The digest of the whole workload."""
-        return self.workload.digest()
+    def whole(self) -> WorkloadShare:
+        """The whole workload, kept until it is let go; it is made again if it is needed again."""
+        return self.share(0, 1)
 
     @property
     def is_seen(self) -> bool:
@@ -84,8 +85,12 @@ class Settings:
         return self.fail_fast or self.page is not None or self.metrics is not None
 
     def let_go(self) -> None:
-        """Let the whole workload go, of which a worker keeps its share; it is made again if it is needed again."""
-        vars(self).pop("workload", None)
+        """Let the whole workload go."""
+        vars(self).pop("whole", None)
+
+    def folder(self) -> Path:
+        """Where the run folder of a load is to be."""
+        return Path(self.output) if self.output else new_name(Path(self.scenario), Path(self.runs))
 
     def files(self) -> ResultFiles:
         """A context whose end writes results of the load."""
@@ -124,10 +129,10 @@ class Settings:
             return Profile.parse(self.rate) if ":" in self.rate else Rate(float(self.rate))
         return AsFastAsPossible() if self.speed is None else Speed(self.speed)
 
-    def plan(self, slot_prefix: str, started: datetime) -> Plan:
-        """The plan of the whole load."""
+    def plan(self, workload: Workload, slot_prefix: str, started: datetime) -> Plan:
+        """The plan of a load, or of a share of it."""
         return Plan(
-            workload=self.workload,
+            workload=workload,
             target=self.target,
             pace=self.pace,
             slot_prefix=slot_prefix,
@@ -136,5 +141,5 @@ class Settings:
             timeout_s=self.timeout_s,
             warm_up_s=self.warm_up_s,
             stop_on=self.thresholds if self.stop_on_breach else (),
-            fresh=self.slot_prefix is None and not self.workload.slot_ids,
+            fresh=self.slot_prefix is None and not workload.slot_ids,
         )

@@ -35,7 +35,7 @@ from cpsim.run.breach import Breaches
 from cpsim.run.drivers import Replayed
 from cpsim.run.live_figures import Counted
 from cpsim.scenario.workload import KIND_NAMES
-from cpsim.system.mapped import let_go
+from cpsim.system.mapped import give_back, let_go
 from cpsim.ui.printable import printable
 
 if TYPE_CHECKING:
@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from cpsim.replay.assignment import Assignment
     from cpsim.replay.engine import Engine
     from cpsim.run.plan import Plan
+    from cpsim.scenario.share import WorkloadShare
 
 PAUSE_S: Final = 0.001
 """Pause between turns; with 0, gevent's timers starve, and Locust's reports lose a third of the requests."""
@@ -127,6 +128,7 @@ class Worker:
         share = self._share
         if share is not None:
             self.send(ANSWERED, number=number, answer=aside(lambda: share.answer(what, given)))
+            aside(give_back)
 
     def _take(self, environment: Environment, msg: Message) -> None:
         if not self._idle.is_set():
@@ -139,15 +141,15 @@ class Worker:
         self._stopping = False
         replay.start()
 
-    def _replay(self, index: int, count: int, slot_prefix: str, *, is_judged: bool, has_page: bool) -> None:
+    def _replay(
+        self, index: int, count: int, slot_prefix: str, notes: list[str], *, is_judged: bool, has_page: bool
+    ) -> None:
         try:
-            whole = self._settings.plan(slot_prefix, datetime.now(UTC))
-            assignment = aside(partial(_share_of, whole, index, count))
-            plan, partitions = replace(whole, workload=assignment.workload), partitions_of(len(whole.workload), count)
-            digest = aside(lambda: self._settings.digest)
-            del whole
-            if isinstance(self._runner, WorkerRunner):
-                self._settings.let_go()
+            share = aside(lambda: self._made(index, count))
+            workload = replace(share.workload, notes=tuple(notes))
+            plan = self._settings.plan(workload, slot_prefix, datetime.now(UTC))
+            in_flight = max(1, (plan.in_flight + index) // count)
+            assignment = replace(aside(lambda: plan.assignment(share.ops)), in_flight=in_flight)
             with (
                 Sender(assignment, lambda _: None) as sender,
                 Ahead(fail_fast=self._settings.fail_fast) if is_judged else nullcontext() as ahead,
@@ -159,9 +161,9 @@ class Worker:
                     ahead.begin(plan, observer_of(plan))
                     ahead.follow([sender.journal])
                 outbox = _Outbox(self, sender, assignment, plan, ahead, has_page=has_page)
-                replayed = self._send_share(sender, assignment, outbox, digest)
+                replayed = self._send_share(sender, assignment, outbox, share.mark)
             self._engine = None
-            self._keep(plan, assignment, replayed, partitions)
+            self._keep(plan, assignment, replayed, partitions_of(share.operations, count))
             self._over.wait()
         finally:
             self._engine = self._share = None
@@ -169,11 +171,15 @@ class Worker:
             if self._interrupted and isinstance(self._runner, WorkerRunner):
                 gevent.spawn(self._runner.quit)
 
-    def _send_share(self, sender: Sender, assignment: Assignment, outbox: _Outbox, digest: str) -> Replayed:
+    def _made(self, index: int, count: int) -> WorkloadShare:
+        """A share; a process that is the master, too, has made the whole."""
+        return self._settings.share(index, count) if isinstance(self._runner, WorkerRunner) else self._settings.whole
+
+    def _send_share(self, sender: Sender, assignment: Assignment, outbox: _Outbox, mark: str) -> Replayed:
         """Replay at the master's signal; of what an exception leaves, not all is known."""
         engine, journal = sender.engine, sender.journal
         upcoming = aside(assignment.operations)
-        self.send("cpsim-ready", digest=digest)
+        self.send("cpsim-ready", mark=mark)
         self._go.wait()
         ended: list[float] = []
 
@@ -295,10 +301,6 @@ class _Outbox:
             errors=self._journal.errors if self._has_page else [""],
         )
         let_go()
-
-
-def _share_of(plan: Plan, index: int, count: int) -> Assignment:
-    return plan.assignment().part(index, count)
 
 
 def _report(runner: WorkerRunner) -> None:

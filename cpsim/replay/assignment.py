@@ -6,19 +6,18 @@ import itertools
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
-import numpy as np
-
 from cpdaemon.endpoint import UrlEndpoint
 from cpsim.errors import CpsimError
 from cpsim.replay.engine import operations
 from cpsim.replay.payloads import frames, requests
 from cpsim.replay.wires.lanes import addressed
-from cpsim.system.growing import gathered
-from cpsim.system.mapped import stretches, taken, taken_anywhere
+from cpsim.scenario.share import numbers_of_share
+from cpsim.system.mapped import taken
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    import numpy as np
     import numpy.typing as npt
 
     from cpdaemon.endpoint import Endpoint, TcpEndpoint, UnixEndpoint
@@ -90,23 +89,11 @@ class Assignment:
 
     def part(self, index: int, count: int) -> Assignment:
         """Share `index` of `count`; each slot is in one share, by its number, with all its operations."""
-        ops = self.numbers(index, count)
+        ops = numbers_of_share(self.workload, index, count)
         return replace(
             self,
             workload=self.workload.of_operations(ops),
             ops=taken(self.ops, ops),
             schedule_us=None if self.schedule_us is None else taken(self.schedule_us, ops),
             in_flight=max(1, (self.in_flight + index) // count),
-        )
-
-    def numbers(self, index: int, count: int) -> npt.NDArray[np.int64]:
-        """The places of the operations of a share, in ascending order."""
-        workload = self.workload
-        return gathered(
-            (
-                where.start
-                + np.flatnonzero(taken_anywhere(workload.slot_numbers, workload.slot[where]) % count == index)
-                for where in stretches(len(workload))
-            ),
-            np.int64,
         )

@@ -25,7 +25,7 @@ LEG: Final = re.compile(rf"{NUMBER}(?:\.\.{NUMBER})?:{NUMBER}s")
 class AsFastAsPossible:
     """Operations have no due times."""
 
-    def schedule(self, due_us: Times, first: int = 0) -> Times | None:  # noqa: ARG002 - as for the other paces
+    def schedule(self, due_us: Times, numbers: Times | None = None) -> Times | None:  # noqa: ARG002 - as for the other paces
         """None: there are no due times."""
         return None
 
@@ -39,7 +39,7 @@ class Speed:
 
     factor: float
 
-    def schedule(self, due_us: Times, first: int = 0) -> Times:  # noqa: ARG002 - as for the other paces
+    def schedule(self, due_us: Times, numbers: Times | None = None) -> Times:  # noqa: ARG002 - as for the other paces
         """The due time of each operation, in microseconds from the start of the replay."""
         return _microseconds(due_us / self.factor)
 
@@ -53,9 +53,14 @@ class Rate:
 
     operations_per_s: float
 
-    def schedule(self, due_us: Times, first: int = 0) -> Times:
-        """The due time of each operation, from the first of these on, in microseconds from the start of the replay."""
-        return _microseconds(np.arange(first, first + len(due_us)) * (1e6 / self.operations_per_s))
+    def schedule(self, due_us: Times, numbers: Times | None = None) -> Times:
+        """The due time of each operation, in microseconds from the start of the replay.
+
+        Args:
+            due_us: when each is due in the scenario.
+            numbers: of each in the whole workload; None for 0, 1, ...
+        """
+        return _microseconds(_numbers(due_us, numbers) * (1e6 / self.operations_per_s))
 
     def __str__(self) -> str:
         return f"{self.operations_per_s:g} operations/s"
@@ -65,7 +70,7 @@ class Rate:
 class Virtual:
     """The scenario's times on the clock of an embedded fake, which jumps from step to step."""
 
-    def schedule(self, due_us: Times, first: int = 0) -> Times | None:  # noqa: ARG002 - as for the other paces
+    def schedule(self, due_us: Times, numbers: Times | None = None) -> Times | None:  # noqa: ARG002 - as for the other paces
         """None: there are no due times in real time."""
         return None
 
@@ -106,15 +111,15 @@ class Profile:
             legs.append(leg)
         return cls(tuple(legs))
 
-    def schedule(self, due_us: Times, first: int = 0) -> Times:
-        """The due time of each operation, from the first of these on, in microseconds from the start of the replay."""
-        numbers = np.arange(first, first + len(due_us), dtype=np.float64)
+    def schedule(self, due_us: Times, numbers: Times | None = None) -> Times:
+        """The due time of each operation, see `Rate.schedule`."""
+        places = _numbers(due_us, numbers).astype(np.float64)
         times_s = np.zeros(len(due_us))
         before, begins_s = 0.0, 0.0
         for leg in (*self.legs, Leg(self.legs[-1].last, self.legs[-1].last, np.inf)):
-            mine = numbers >= before
+            mine = places >= before
             growth = (leg.last - leg.first) / leg.lasts_s
-            into = numbers[mine] - before
+            into = places[mine] - before
             speed = np.sqrt(np.maximum(leg.first**2 + 2 * growth * into, 0.0))
             times_s[mine] = begins_s + 2 * into / np.maximum(leg.first + speed, 1e-9)
             before += (leg.first + leg.last) / 2 * leg.lasts_s
@@ -137,12 +142,16 @@ class Users:
     number: int
     think_s: float
 
-    def schedule(self, due_us: Times, first: int = 0) -> Times | None:  # noqa: ARG002 - as for the other paces
+    def schedule(self, due_us: Times, numbers: Times | None = None) -> Times | None:  # noqa: ARG002 - as for the other paces
         """None: an operation is sent when a user is free."""
         return None
 
     def __str__(self) -> str:
         return f"{self.number:,} users who think {self.think_s:g} s"
+
+
+def _numbers(due_us: Times, numbers: Times | None) -> Times:
+    return np.arange(len(due_us)) if numbers is None else numbers
 
 
 def _microseconds(times_us: npt.NDArray[np.floating[Any]]) -> Times:

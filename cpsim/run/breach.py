@@ -12,6 +12,7 @@ from cpsim.evidence.journal import OperationOutcome
 from cpsim.evidence.reader import JournalReader
 from cpsim.run.latency import PERCENTILES, as_recorded_us, rank_of
 from cpsim.scenario.workload import KIND_NAMES
+from cpsim.system.mapped import stretches
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -46,16 +47,19 @@ class Breaches:
         schedule_us: npt.NDArray[np.int64] | None,
         warm_up_s: float,
     ) -> None:
-        self._workload, self._warm_up_ns = workload, int(warm_up_s * 1e9)
-        self._due_ns = None if schedule_us is None else schedule_us * 1000
-        counts = np.ones(len(workload), bool) if self._due_ns is None else self._due_ns >= self._warm_up_ns
-        planned = np.bincount(workload.kind[counts], minlength=len(KIND_NAMES))
+        self._workload, self._schedule_us, self._warm_up_ns = workload, schedule_us, int(warm_up_s * 1e9)
+        planned = np.zeros(len(KIND_NAMES), np.int64)
+        for where in stretches(len(workload)):
+            kind = workload.kind[where]
+            if schedule_us is not None:
+                kind = kind[schedule_us[where] * 1000 >= self._warm_up_ns]
+            planned += np.bincount(kind, minlength=len(planned))
         self._counted = [_Counted(each, planned) for each in thresholds if is_told(each)]
 
     def take(self, records: npt.NDArray[np.void]) -> Threshold | None:
         """Count new records, whose operations have their numbers in the workload; returns an assert that is broken."""
         ops = records["op"]
-        due_ns = None if self._due_ns is None else self._due_ns[ops]
+        due_ns = None if self._schedule_us is None else self._schedule_us[ops] * 1000
         since_ns = records["sent_ns"] if due_ns is None else due_ns
         counts = since_ns >= self._warm_up_ns
         kinds = self._workload.kind[ops[counts]]

@@ -243,7 +243,7 @@ def run_document(run: Run, summary: Summary) -> dict[str, Any]:
     return {
         "scenario": workload.name,
         "seed": workload.seed,
-        "workload_sha256": workload.digest(),
+        "workload_sha256": plan.digest or workload.digest(),
         "notes": list(workload.notes),
         "slot_prefix": plan.slot_prefix,
         "endpoint": "embedded" if plan.embedded else str(plan.target.endpoint),

@@ -122,7 +122,7 @@ def html(
         figure=figure,
         unknown=UNKNOWN,
         live=live,
-        planned=len(run.plan.workload),
+        planned=sum(counts["planned"] for counts in summary.by_kind.values()),
     )
 
 

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from datetime import datetime
     from pathlib import Path
 
+    import numpy.typing as npt
+
     from cpdaemon.endpoint import Endpoint, UnixEndpoint, UrlEndpoint
     from cpsim.accounts.sources import AccountsSource
     from cpsim.config.thresholds import Threshold
@@ -72,6 +74,7 @@ class Plan:
         stop_on: asserts of which the first that is broken ends the replay.
         command: the command line that repeats the run; "" if there is none.
         folder: has the evidence while the run lasts; None for none.
+        digest: of the workload of which `workload` has no operations, as others have them; "" if it has its own.
     """
 
     workload: Workload
@@ -89,19 +92,25 @@ class Plan:
     stop_on: tuple[Threshold, ...] = ()
     command: str = ""
     folder: Path | None = None
+    digest: str = ""
 
-    def assignment(self) -> Assignment:
-        """The assignment of the whole workload.
+    def assignment(self, ops: npt.NDArray[np.int64] | None = None) -> Assignment:
+        """The assignment of the workload.
+
+        Args:
+            ops: the numbers of its operations in the whole of which it is a share; None if it is the whole.
 
         Raises:
             CpsimError: the workload has several sites, and the target is one.
         """
         count, due_us = len(self.workload), self.workload.due_us
-        pieces = (self.pace.schedule(due_us[where], where.start) for where in stretches(count))
+        if ops is None:
+            ops = gathered((np.arange(where.start, where.stop) for where in stretches(count)), np.int64)
+        pieces = (self.pace.schedule(due_us[where], ops[where]) for where in stretches(count))
         has_due_times = self.pace.schedule(due_us[:0]) is not None
         return Assignment(
             workload=self.workload,
-            ops=gathered((np.arange(where.start, where.stop) for where in stretches(count)), np.int64),
+            ops=ops,
             schedule_us=gathered((piece for piece in pieces if piece is not None), np.int64) if has_due_times else None,
             slot_prefix=self.slot_prefix,
             endpoint=self.target.endpoint,

@@ -17,15 +17,18 @@ import msgspec
 
 from cpsim.scenario import generator, source
 from cpsim.scenario.formats import columns, job_logs, log_workload, trace, trace_table
-from cpsim.scenario.generation import generate
+from cpsim.scenario.generation import generate, generate_share
 from cpsim.scenario.schema import Generated, Logged, Scenario
+from cpsim.scenario.share import share_of
 from cpsim.scenario.values import ScenarioError, SettingError
 from cpsim.scenario.workload import Workload
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["Generated", "Logged", "Scenario", "ScenarioError", "Workload", "generate", "load_workload"]
+    from cpsim.scenario.share import WorkloadShare
+
+__all__ = ["Generated", "Logged", "Scenario", "ScenarioError", "Workload", "generate", "load_share", "load_workload"]
 
 
 def load_workload(
@@ -46,6 +49,28 @@ def load_workload(
     made = _load(path, seed, settings, keep_ids=keep_ids)
     if keep_ids and not made.slot_ids:
         raise SettingError(f"{path}: --keep-ids is for a job log or a trace, and this file has no ids to keep")
+    return _noted(made)
+
+
+def load_share(path: Path, seed: int | None, settings: Sequence[str], index: int, count: int) -> WorkloadShare:
+    """Read a share of a workload; that of a scenario of one site is never whole in this process.
+
+    Args:
+        path: see `load_workload`, as for what is raised.
+        seed: likewise.
+        settings: likewise.
+        index: which share of all, from 0.
+        count: how many shares there are. Of one, it is the whole.
+    """
+    if path.name.lower().endswith(".toml"):
+        scenario = source.load(path, settings)
+        if isinstance(scenario, Scenario) and len(scenario.site) < 2:
+            share = generate_share(scenario, seed, index, count)
+            return share._replace(workload=_noted(share.workload))
+    return share_of(load_workload(path, seed, settings), index, count)
+
+
+def _noted(made: Workload) -> Workload:
     return dataclasses.replace(made, notes=tuple(dict.fromkeys((*made.notes, *made.oddities()))))
 
 

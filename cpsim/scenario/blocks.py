@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
@@ -13,7 +14,7 @@ from cpsim.system.growing import Growing
 from cpsim.system.mapped import stored, stretches
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from cpsim.scenario.workload import Given
 
@@ -24,12 +25,13 @@ PAGE_BYTES: Final = 1 << 14
 
 
 class _Block(NamedTuple):
-    """Operations of one kind; see `Blocks.add`."""
+    """Operations of one kind; see `Blocks.add`. The slot of those of other shares is -1, and they have no arguments."""
 
     kind: str
     due_us: Int64
     slot: Int32
     given: Mapping[str, Given]
+    rows: int
 
 
 class Blocks:
@@ -51,32 +53,64 @@ class Blocks:
             given: arguments by name; what is missing is not given. Columns of texts under one name have the same texts.
         """
         kept = {name: _stored(column) for name, column in (given or {}).items()}
-        self._blocks.append([_Block(kind, stored(due_us), stored(slot), kept)])
+        self._blocks.append([_Block(kind, stored(due_us), stored(slot), kept, len(slot))])
 
     def extend(self, later: Blocks, slots: Int64) -> None:
         """Add to each block, in their order, the operations of one of other blocks.
 
         Args:
             later: the other blocks, as many of the same kinds.
-            slots: the slot that each of theirs is here.
+            slots: the slot that each of theirs is here; -1 for those of other shares.
         """
         if not self._blocks:
             self._blocks = [[] for _ in later._blocks]
         for block, ((more,),) in zip(self._blocks, zip(later._blocks, strict=True), strict=True):
-            given = {name: _stored(column, PAGE_BYTES) for name, column in more.given.items()}
             slot = slots[more.slot].astype(np.int32)
-            block.append(_Block(more.kind, stored(more.due_us, PAGE_BYTES), stored(slot, PAGE_BYTES), given))
+            own = slot >= 0
+            rows = int(np.count_nonzero(own))
+            given = {
+                name: _stored(column if rows == len(own) else _of_rows(column, own), PAGE_BYTES)
+                for name, column in more.given.items()
+            }
+            block.append(_Block(more.kind, stored(more.due_us, PAGE_BYTES), stored(slot, PAGE_BYTES), given, rows))
+
+    def update(self, add: Callable[[bytes], None]) -> None:
+        """Have all operations, in the order in which they were added, be part of a digest."""
+        for part in chain.from_iterable(self._blocks):
+            columns = {"due_us": part.due_us, "slot": part.slot, **part.given}
+            add(f"{part.kind} {part.rows} {','.join(columns)} ".encode())
+            for column in columns.values():
+                values = column.values if isinstance(column, Column) else column
+                add(values.tobytes() if isinstance(values, np.ndarray) else str(values).encode())
 
     def timeline(self) -> tuple[Int64, UInt8, Int32, Int32]:
         """The columns due_us, kind, slot and row of a workload."""
-        return timeline([(part.kind, part.due_us, part.slot) for block in self._blocks for part in block])
+        return timeline(self._moments())
+
+    def share(self) -> tuple[tuple[Int64, UInt8, Int32, Int32], Int64, int]:
+        """The columns of a share, the numbers of its operations in the whole, and how many the whole has."""
+        numbers, total = Growing(), 0
+
+        def own() -> Iterator[npt.NDArray[np.void]]:
+            nonlocal total
+            for piece in _in_order(self._moments()):
+                places = np.flatnonzero(piece["slot"] >= 0)
+                numbers.add(total + places)
+                total += len(piece)
+                yield piece.take(places)
+
+        columns = _columns(own())
+        return columns, numbers.array(), total
+
+    def _moments(self) -> Sequence[tuple[str, Int64, Int32]]:
+        return [(part.kind, part.due_us, part.slot) for part in chain.from_iterable(self._blocks)]
 
     def arguments(self) -> dict[str, Arguments]:
         """The arguments of each kind."""
         parts: dict[str, list[tuple[int, Mapping[str, Given]]]] = {kind: [] for kind in OPERATIONS}
         for block in self._blocks:
             for part in block:
-                parts[part.kind].append((len(part.slot), part.given))
+                parts[part.kind].append((part.rows, part.given))
         return {kind: joined(description, parts[kind]) for kind, description in OPERATIONS.items()}
 
 
@@ -90,6 +124,11 @@ def timeline(blocks: Sequence[tuple[str, Int64, Int32]]) -> tuple[Int64, UInt8, 
     Returns:
         The columns due_us, kind, slot and row of a workload.
     """
+    return _columns(_in_order(blocks))
+
+
+def _in_order(blocks: Sequence[tuple[str, Int64, Int32]]) -> Iterator[npt.NDArray[np.void]]:
+    """The operations of blocks in the order of time, of which those of no slot have no row."""
 
     def moments() -> Iterator[npt.NDArray[np.void]]:
         rows = dict.fromkeys(KIND_NAMES, 0)
@@ -98,12 +137,17 @@ def timeline(blocks: Sequence[tuple[str, Int64, Int32]]) -> tuple[Int64, UInt8, 
                 values = np.empty(where.stop - where.start, MOMENT)
                 values["due_us"], values["slot"] = due_us[where], slot[where]
                 values["kind"] = KIND_CODES[kind]
-                values["row"] = np.arange(rows[kind], rows[kind] + len(values))
-                rows[kind] += len(values)
+                own = values["slot"] >= 0
+                values["row"] = rows[kind] - 1 + np.cumsum(own)
+                rows[kind] += int(np.count_nonzero(own))
                 yield values
 
+    return in_order(moments(), "due_us")
+
+
+def _columns(pieces: Iterable[npt.NDArray[np.void]]) -> tuple[Int64, UInt8, Int32, Int32]:
     columns = {name: Growing(MOMENT[name]) for name in MOMENT.names or ()}
-    for piece in in_order(moments(), "due_us"):
+    for piece in pieces:
         for name, column in columns.items():
             column.add(piece[name])
     due_us, kind, slot, row = (column.array() for column in columns.values())
@@ -114,3 +158,9 @@ def _stored(given: Given, least_bytes: int | None = None) -> Given:
     if isinstance(given, Column):
         return Column(stored(given.values, least_bytes), given.texts)
     return stored(given, least_bytes) if isinstance(given, np.ndarray) else given
+
+
+def _of_rows(given: Given, own: npt.NDArray[np.bool_]) -> Given:
+    if isinstance(given, Column):
+        return Column(given.values[own], given.texts)
+    return given[own] if isinstance(given, np.ndarray) else given

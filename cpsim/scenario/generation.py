@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
+from hashlib import sha256
 from itertools import chain
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
 from cpsim.scenario.blocks import Blocks
+from cpsim.scenario.formats import columns
 from cpsim.scenario.models import distributions as models
 from cpsim.scenario.models import identities, volunteers
 from cpsim.scenario.models.arrivals import arrive
@@ -16,9 +19,10 @@ from cpsim.scenario.models.misbehaviour import FORGED, FRAMES, Chooser, forms
 from cpsim.scenario.models.numbers import Work, numbers
 from cpsim.scenario.models.run_times import run_times
 from cpsim.scenario.schema import AroundRange, FixedCredits, FromFaker, RangeCredits
+from cpsim.scenario.share import WorkloadShare
 from cpsim.scenario.streams import Draw, uniforms
 from cpsim.scenario.values import LONGEST_US, ScenarioError
-from cpsim.scenario.workload import ABSENT, Column, Given, Int32, Int64, Workload, slot_numbers
+from cpsim.scenario.workload import ABSENT, Column, Given, Int32, Int64, UInt8, Workload, slot_numbers
 from cpsim.system.growing import made
 from cpsim.system.mapped import give_back, stored, zeros
 
@@ -33,6 +37,7 @@ JOBS_DRAWN: Final = 1 << 18
 """Jobs of a whole workload that are drawn at a time."""
 MISBEHAVED: Final = "misbehaved"
 """The reason of a discard that is misbehaviour."""
+NO_SITE: Final = np.empty(0, np.int32)
 FORMS: Final = tuple(chain.from_iterable(FRAMES.values()))
 
 
@@ -72,21 +77,64 @@ def generate(scenario: Scenario, seed: int | None = None, part: tuple[int, int] 
     sites = tuple(site.project for site in scenario.site) if len(scenario.site) > 1 else ()
     numbered, site, blocks = _blocks(scenario, draw)
     give_back()
-    due_us, kind, slot, row = blocks.timeline()
+    timeline = blocks.timeline()
     give_back()
+    numbers = slot_numbers(sites, site) if sites else numbered
+    return _workload(scenario, draw.seed, blocks, timeline, numbers, sites=sites, site=site)
+
+
+def generate_share(scenario: Scenario, seed: int | None, index: int, count: int) -> WorkloadShare:
+    """Generate a share of a scenario's workload; the scenario has one site.
+
+    Its operations are those of the whole. Of all others, no more than the due times are kept meanwhile.
+
+    Args:
+        scenario: the scenario.
+        seed: 0 or more; None takes the scenario's seed.
+        index: which share of all.
+        count: how many shares there are.
+    """
+    draw = Draw(scenario.seed if seed is None else seed, scenario.arrivals.jobs)
+    blocks, first, last = Blocks(), (index - 1) % count, 0
+    mark = sha256()
+    for plan in _plans(scenario, draw):
+        plan.blocks.update(mark.update)
+        slots, last = np.concatenate(plan.numbers) - 1, plan.last
+        blocks.extend(plan.blocks, np.where(slots % count == first, (slots - first) // count, -1))
+        give_back()
+    timeline, ops, operations = blocks.share()
+    give_back()
+    own = len(range(first, last, count))
+    numbers = made(own, np.int64, lambda where: np.arange(where.start, where.stop) * count + first + 1)
+    workload = _workload(scenario, draw.seed, blocks, timeline, numbers)
+    mark.update(json.dumps(columns.beside_of(workload)).encode())
+    return WorkloadShare(workload, ops, operations, mark.hexdigest())
+
+
+def _workload(
+    scenario: Scenario,
+    seed: int,
+    blocks: Blocks,
+    timeline: tuple[Int64, UInt8, Int32, Int32],
+    numbers: Int64,
+    *,
+    sites: tuple[str, ...] = (),
+    site: Int32 = NO_SITE,
+) -> Workload:
+    due_us, kind, slot, row = timeline
     return Workload(
         name=scenario.name,
-        seed=draw.seed,
+        seed=seed,
         duration_us=int(scenario.duration),
         due_us=due_us,
         kind=kind,
         slot=slot,
         row=row,
-        slot_numbers=slot_numbers(sites, site) if sites else numbered,
+        slot_numbers=numbers,
         arguments=blocks.arguments(),
-        machines=identities.machines(draw.seed, scenario.population.machines),
-        users=identities.users(draw.seed, scenario.population.users),
-        owner=_owners(scenario.population, draw.seed),
+        machines=identities.machines(seed, scenario.population.machines),
+        users=identities.users(seed, scenario.population.users),
+        owner=_owners(scenario.population, seed),
         faults=tuple(scenario.faults),
         link_after=scenario.population.link == "after",
         sites=sites,
@@ -96,21 +144,25 @@ def generate(scenario: Scenario, seed: int | None = None, part: tuple[int, int] 
 
 def _blocks(scenario: Scenario, draw: Draw) -> tuple[Int64, Int32, Blocks]:
     """The operations of jobs, the numbers of their slots, and the site of each."""
-    back_off = volunteers.BackOff()
     if draw.total is not None or draw.jobs <= JOBS_DRAWN:
-        plan = _planned(scenario, draw, back_off)
+        plan = _planned(scenario, draw, volunteers.BackOff())
         return stored(np.concatenate(plan.numbers)), plan.of_slots(_sites(scenario.site, draw)), plan.blocks
     blocks, last, site = Blocks(), 0, np.empty(0, np.int32)
-    for first in range(0, draw.jobs, JOBS_DRAWN):
-        some = Draw(draw.seed, min(JOBS_DRAWN, draw.jobs - first), first, draw.jobs)
-        plan = _planned(scenario, some, back_off)
+    for plan in _plans(scenario, draw):
         slots, last = np.concatenate(plan.numbers) - 1, plan.last
         blocks.extend(plan.blocks, slots)
-        if len(of_jobs := _sites(scenario.site, some)):
+        if len(of_jobs := _sites(scenario.site, plan.draw)):
             site = site if len(site) else zeros(last, site.dtype)
             site[slots] = plan.of_slots(of_jobs)
         give_back()
     return made(last, np.int64, lambda where: np.arange(where.start + 1, where.stop + 1)), site, blocks
+
+
+def _plans(scenario: Scenario, draw: Draw) -> Iterator[_Plan]:
+    """The operations of all jobs, so many jobs at a time."""
+    back_off = volunteers.BackOff()
+    for first in range(0, draw.jobs, JOBS_DRAWN):
+        yield _planned(scenario, Draw(draw.seed, min(JOBS_DRAWN, draw.jobs - first), first, draw.jobs), back_off)
 
 
 def _planned(scenario: Scenario, draw: Draw, back_off: volunteers.BackOff) -> _Plan:
@@ -228,6 +280,7 @@ class _Plan:
     """Collects operations, block by block."""
 
     def __init__(self, draw: Draw, jobs: _Jobs, machines: tuple[str, ...], asked: Int64 | None) -> None:
+        self.draw = draw
         self.slots = draw.jobs
         self.numbers = [np.arange(draw.first + 1, draw.first + draw.jobs + 1)]
         self.blocks = Blocks()

@@ -16,11 +16,13 @@ import threading
 import time
 import urllib.request
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import judging
 import limits
+import loading
 import memory
 import replaying
 import slots
@@ -113,6 +115,8 @@ def anywhere(folder: Path) -> Iterator[tuple[str, Row]]:
     yield "proxy with a fault in front of a daemon / recorder there, commands/s", proxy_against_recorder(folder)
     yield from judging.rows(folder)
     yield "greatest memory of reading a job log of 500,000 jobs / of 50,000, MB", memory.of_a_log(folder)
+    if find_spec("locust") and Path("/proc/self/status").exists():
+        yield from loading.rows(folder)
     yield "memory of a slot claimed with two counters / allocated, bytes", memory.per_slot()
     yield from slots.rows(memory.SLOTS)
     for kind in ("unix", "tcp", "http"):

@@ -63,7 +63,7 @@ def load_of(whole, count, lost=None):
         return sent(workers[share.index].answer(what, sent(given)))
 
     states = [SimpleNamespace(worker=f"worker-{index}", index=index, lost=False, begun=True) for index in range(count)]
-    return Shares(SimpleNamespace(workload=whole.workload, warm_up_s=WARM_UP_S), states, ask)
+    return Shares(SimpleNamespace(warm_up_s=WARM_UP_S), len(whole.workload), states, ask, None)
 
 
 def heard(whole, times):

@@ -14,10 +14,12 @@ from cpsim.replay.failures import was_answered
 
 SPOILER = """
 import os
+from gevent.event import Event
 from locust import events
 from locust.runners import MasterRunner, WorkerRunner
 
 WHAT = os.environ["SPOIL"]
+BEATS = 18  # one a second, which a worker leaves out: more than those of silence after which it is lost
 
 
 def first(runner):
@@ -27,10 +29,21 @@ def first(runner):
 @events.init.add_listener
 def spoil(environment, runner, **_):
     send, sent = runner.send_message, []
+    left_out, is_over = [], Event()
 
     def noted(name, *arguments, **named):
+        if WHAT == "silent" and name == "cpsim-ready" and first(runner):
+            beat, runner.client.send = runner.client.send, silent
+            is_over.wait()
+            runner.client.send = beat
         send(name, *arguments, **named)
         sent.append(name)
+
+    def silent(message):
+        assert message.type in {"heartbeat", "stats", "spawning_complete"}, message.type
+        left_out.append(message.type == "heartbeat")
+        if sum(left_out) == BEATS:
+            is_over.set()
 
     def spoiled(batch):
         if "cpsim-progress" in sent:
@@ -153,13 +166,21 @@ def test_workers_elsewhere_end_too_and_say_why(spoiled, port):
 
 def test_a_worker_that_cannot_make_its_workload_ends_the_run(loads, tmp_path, port):
     (tmp_path / "made.py").write_text(PROGRAM)
-    bind = ["--master", "--master-bind-host", "127.0.0.1", "--master-bind-port", port, "--expect-workers", "2"]
+    bind = ["--master", "--master-bind-host", "127.0.0.1", "--master-bind-port", port, "--expect-workers", "1"]
     master = loads.start("made.py", "--headless", *bind)
     worker = loads.start("made.py", "--worker", "--master-host", "127.0.0.1", "--master-port", port)
     outputs = [said(process) for process in (master, worker)]
     assert [master.returncode, worker.returncode] == [2, 2], outputs
     assert all("LookupError: not on this machine" in complaints(output)[0] for output in outputs), outputs
     assert not [output for output in outputs if "Traceback" in output]
+
+
+def test_a_worker_that_is_silent_while_it_makes_its_share_is_not_lost(spoiled, tmp_path):
+    process = spoiled("silent", "--headless", "--processes", "2")
+    output = said(process)
+    assert process.returncode == 0, output
+    assert "is lost" not in output
+    assert document(tmp_path / "run")["verdict"] == "valid"
 
 
 def test_workers_that_are_all_killed_end_the_run(spoiled, tmp_path):

@@ -60,10 +60,10 @@ def write(parts: Iterable[Workload], path: Path) -> int:
         for part in parts:
             table = operations_of(part)
             if writer is None:
-                beside = _beside(part)
+                beside = beside_of(part)
                 schema = table.schema.with_metadata({KEY: json.dumps(beside)})
                 writer = pq.ParquetWriter(partial, schema, compression="zstd", use_dictionary=["kind"])
-            elif beside != _beside(part):
+            elif beside != beside_of(part):
                 raise ScenarioError(f"{part.name}: the parts of a workload have the same machines, users and texts")
             count += len(table)
             writer.write_table(table)
@@ -98,7 +98,7 @@ def read(path: Path) -> Workload:
         raise ScenarioError(f"{path}: a damaged workload, write it anew with cpsim scenarios write: {error}") from error
 
 
-def _beside(part: Workload) -> dict[str, Any]:
+def beside_of(part: Workload) -> dict[str, Any]:
     """The schema metadata: all of a workload but its operations."""
     return {
         "name": part.name,
@@ -122,7 +122,7 @@ def _beside(part: Workload) -> dict[str, Any]:
 
 def to_table(workload: Workload) -> pa.Table:
     """A workload as a table, with all but its operations in the metadata."""
-    return operations_of(workload).replace_schema_metadata({KEY: json.dumps(_beside(workload))})
+    return operations_of(workload).replace_schema_metadata({KEY: json.dumps(beside_of(workload))})
 
 
 def operations_of(part: Workload) -> pa.Table:
