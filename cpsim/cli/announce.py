@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import socket
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -48,17 +48,18 @@ def ready(file: Path | None, option: str) -> Iterator[Callable[[str], None]]:
     It goes too if this process is killed. Another server's ready file is not touched unless that server was killed.
     Raises CpsimError if the file cannot be written; without a file, nothing is.
     """
-    with ExitStack() as written:
-        if file is not None and _is_stale(file):
-            file.unlink(missing_ok=True)
+    if file is None:
+        yield lambda _: None
+        return
+    if _is_stale(file):
+        file.unlink(missing_ok=True)
+    with removed_at_end(file) as note:
 
         def write(lines: str) -> None:
-            if file is None:
-                return
             partial = file.with_name(f"{file.name}.partial")
             try:
                 partial.write_text(lines, encoding="utf-8")
-                written.enter_context(removed_at_end(file, partial))
+                note(partial)
                 partial.replace(file)
             except OSError as error:
                 with suppress(OSError):

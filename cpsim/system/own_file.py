@@ -8,15 +8,14 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 KEEPER: Final = """
 import os, sys
-path, *own = sys.argv[1:]
-os.read(0, 1)
+own, path = sys.stdin.read(), sys.argv[1]
 found = os.stat(path)
-if [str(found.st_dev), str(found.st_ino), str(found.st_mtime_ns)] == own:
+if own == f"{found.st_dev} {found.st_ino} {found.st_mtime_ns}":
     os.unlink(path)
 """
 """Waits for the end of its input, then removes a file if it is the one of that device, inode and time."""
@@ -49,28 +48,32 @@ class OwnFile:
 
 
 @contextmanager
-def removed_at_end(path: Path, made: Path) -> Iterator[None]:
-    """Remove a file when the context ends, and when this process is killed within it, for which a process looks out.
+def removed_at_end(path: Path) -> Iterator[Callable[[Path], None]]:
+    """Have a file go when the context ends, and when this process is killed within it, for which a process looks out.
 
-    Args:
-        path: where the file will be.
-        made: where it is now.
-
-    Raises:
-        OSError: there is no file, or no process can be started.
+    Yields:
+        A function to call with the file before it is renamed to `path`.
     """
-    own = _identity(made)
+    own = None
     with subprocess.Popen(  # noqa: S603
-        [sys.executable, "-IS", "-c", KEEPER, path.absolute(), *map(str, own or ())],
+        [sys.executable, "-IS", "-c", KEEPER, path.absolute()],
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
     ) as keeper:
+
+        def note(made: Path) -> None:
+            nonlocal own
+            own = _identity(made)
+            assert keeper.stdin is not None
+            keeper.stdin.write(" ".join(map(str, own or ())).encode())
+            keeper.stdin.flush()
+
         try:
-            yield
+            yield note
         finally:
-            if _identity(path) == own:
+            if own is not None and _identity(path) == own:
                 path.unlink(missing_ok=True)
             keeper.kill()
 
