@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 PARTITION: Final = 250_000
 """Operations of a partition, about."""
 ROWS_AT_ONCE: Final = 65_536
-"""Rows of a file that are in memory while they are put in partitions, or in a file that is mapped."""
+"""Rows of a file that are in memory while they are put in partitions or in another file."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ import functools
 import json
 from dataclasses import asdict
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from cpsim.errors import CpsimError, in_one_line
 from cpsim.evidence import extensions
-from cpsim.evidence.evidence import links_of
+from cpsim.evidence.evidence import ROWS_AT_ONCE, links_of
 from cpsim.evidence.extensions import installed
 from cpsim.evidence.files import (
     ACCOUNTS,
@@ -47,9 +47,6 @@ if TYPE_CHECKING:
     from cpsim.evidence.evidence import Evidence
     from cpsim.evidence.extensions import Column
 
-PIECE: Final = 65_536
-"""Rows of a row group that are made at a time."""
-
 
 def writers(
     evidence: Evidence, columns_of_others: Mapping[str, Column] | None = None, rows: int = ROWS
@@ -76,8 +73,9 @@ def writers(
     if accounts is not None:
         files[ACCOUNTS] = lambda path: pq.write_table(accounts, path, compression="zstd")
     if slots is not None:
-        in_parts = (piece for part in range(evidence.count) for piece in pieces(slots_of()(part), rows))
-        files[LEDGER] = lambda path: _write_ledger(in_parts, slots.schema, path)
+        files[LEDGER] = lambda path: _write_ledger(
+            (piece for part in range(evidence.count) for piece in pieces(slots_of()(part), rows)), slots.schema, path
+        )
     files[WORKLOAD] = lambda path: write_workload(evidence, path, rows)
     files[JOURNAL] = lambda path: write_journal(evidence, path, rows, more)
     return files
@@ -222,7 +220,9 @@ def _row_groups(count: int, rows: int, made: Callable[[slice], pa.Table]) -> Ite
     """Tables of at most `rows` rows of so many, made in smaller pieces, which take less memory."""
     for start in range(0, count, rows):
         stop = min(start + rows, count)
-        yield pa.concat_tables(made(slice(first, min(first + PIECE, stop))) for first in range(start, stop, PIECE))
+        yield pa.concat_tables(
+            made(slice(first, min(first + ROWS_AT_ONCE, stop))) for first in range(start, stop, ROWS_AT_ONCE)
+        )
 
 
 def _journal_schema(evidence: Evidence, columns_of_others: Mapping[str, Column]) -> pa.Schema:

@@ -19,7 +19,7 @@ from cpsim.judge.granted import Granted
 from cpsim.judge.verdict import Verdict
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from cpsim.evidence.evidence import Evidence
 
@@ -75,8 +75,12 @@ def judge(partitions: Iterable[Evidence], head: Evidence, chosen: Sequence[Check
         head: the evidence without operations.
         chosen: the checkers; findings are in their order within a partition.
     """
-    of_each = map(partial(of_partition, chosen=chosen), partitions)  # no loop, which would have two in memory
-    return concluded(of_each, head, chosen)
+    return concluded(of_each(partitions, chosen), head, chosen)
+
+
+def of_each(partitions: Iterable[Evidence], chosen: Sequence[Checker]) -> Iterator[list[Verdict]]:
+    """What each checker finds in each partition; a loop would have two of them in memory."""
+    return map(partial(of_partition, chosen=chosen), partitions)
 
 
 def of_partition(part: Evidence, chosen: Sequence[Checker]) -> list[Verdict]:
@@ -93,8 +97,8 @@ def concluded(of_partitions: Iterable[Sequence[Verdict]], head: Evidence, chosen
         chosen: the same checkers.
     """
     found = [Verdict() for _ in chosen]
-    for of_each in of_partitions:
-        found = [Verdict.merged(*both) for both in zip(found, of_each, strict=True)]
+    for more in of_partitions:
+        found = merged(found, more)
     corrections = reduce(Corrections.merged, (verdict.corrections for verdict in found))
     granted = reduce(Granted.merged, (verdict.granted for verdict in found))
     for place, checker in enumerate(chosen):
@@ -102,6 +106,11 @@ def concluded(of_partitions: Iterable[Sequence[Verdict]], head: Evidence, chosen
             whole = _checked(checker, head, corrections, granted)
             found[place] = replace(whole, corrections=Corrections(), granted=Granted())
     return reduce(Verdict.merged, found, Verdict())
+
+
+def merged(found: Sequence[Verdict], more: Sequence[Verdict]) -> list[Verdict]:
+    """The verdicts of the same checkers on some partitions and on later ones."""
+    return [Verdict.merged(*both) for both in zip(found, more, strict=True)]
 
 
 def _checked(

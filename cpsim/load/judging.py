@@ -11,7 +11,7 @@ import pyarrow as pa
 from cpsim.evidence.evidence import by_partition
 from cpsim.judge.checkers.conservation import Claims
 from cpsim.judge.granted import Granted
-from cpsim.judge.judge import concluded, names_of
+from cpsim.judge.judge import concluded, merged, names_of
 from cpsim.judge.verdict import Verdict
 from cpsim.load.aside import aside
 from cpsim.load.asking import WorkerLost
@@ -58,14 +58,9 @@ def by_workers(shares: Shares, evidence: Evidence, checkers: Sequence[Checker]) 
     for first in range(0, count, len(shares.all)):
         judging = [gevent.spawn(judge_part, share, first + share.index) for share in shares.all]
         gevent.joinall(judging, raise_error=True)
-        found = aside(partial(_merged, [found, *(each.value for each in judging)]))
+        found = aside(partial(reduce, merged, [each.value for each in judging], found))
         aside(give_back)
     return aside(lambda: concluded([found], evidence.head(), checkers))
-
-
-def _merged(of_partitions: Sequence[Sequence[Verdict]]) -> list[Verdict]:
-    """The verdicts of each checker on all of some partitions, in their order."""
-    return [reduce(Verdict.merged, of_checker) for of_checker in zip(*of_partitions, strict=True)]
 
 
 def _outstanding_by_partition(evidence: Evidence) -> Callable[[int], pa.Table | None]:

@@ -13,14 +13,14 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import lru_cache, partial
+from functools import lru_cache
 from itertools import islice
 from multiprocessing import get_context, parent_process
 from typing import TYPE_CHECKING, Final
 
 from cpsim.errors import CpsimError
 from cpsim.evidence.files import ANY_TIME_NS, EvidenceFolder
-from cpsim.judge.judge import CHECKERS, checkers_of_others, concluded, names_of, of_partition
+from cpsim.judge.judge import CHECKERS, checkers_of_others, concluded, names_of, of_each, of_partition
 from cpsim.system.cluster import connect, workers_errors
 from cpsim.system.process import prepare_arrow
 from cpsim.system.threads import Thread
@@ -86,7 +86,7 @@ def on_this_machine(processes: int) -> Iterator[Spread]:
         previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
         try:
             for _ in range(processes):
-                pool.submit(prepare_arrow)
+                pool.submit(os.getpid)  # which begins it
         finally:
             signal.signal(signal.SIGINT, previous)
         try:
@@ -160,15 +160,14 @@ def judge_folder(
     """
 
     def counted(found: Iterable[list[Verdict]]) -> Iterator[list[Verdict]]:
-        for number, of_each in enumerate(found, 1):
-            yield of_each
+        for number, verdicts in enumerate(found, 1):
+            yield verdicts
             on_partition(number)
 
     checkers = [*CHECKERS, *checkers_of_others()]
     if spread is None or evidence.is_unfinished:
         head = evidence.head()
-        found = map(partial(of_partition, chosen=checkers), evidence.partitions())  # one in memory
-        return head, concluded(counted(found), head, checkers)
+        return head, concluded(counted(of_each(evidence.partitions(), checkers)), head, checkers)
     sent, names, slots_of = folder.for_others(), names_of(checkers), evidence.slots_by_partition()
     futures = (
         spread.pool.submit(judge_partition, sent, evidence.digest, names, index, slots_of(index))

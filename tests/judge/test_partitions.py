@@ -49,7 +49,7 @@ def test_a_partition_is_gone_when_the_next_is_made(evidence):
 
 @pytest.mark.parametrize("name", [files.WORKLOAD, files.JOURNAL, files.LEDGER])
 def test_a_partition_is_a_row_group_in_however_many_pieces_it_is_made(evidence, tmp_path, monkeypatch, name):
-    assert files.ROWS > PARTITION > writing.PIECE
+    assert files.ROWS > PARTITION > writing.ROWS_AT_ONCE
 
     def written():
         writing.writers(evidence)[name](tmp_path / name)
@@ -58,5 +58,5 @@ def test_a_partition_is_a_row_group_in_however_many_pieces_it_is_made(evidence, 
             return file.read()
 
     whole = written()
-    monkeypatch.setattr(writing, "PIECE", 7)
+    monkeypatch.setattr(writing, "ROWS_AT_ONCE", 7)
     assert written() == whole
