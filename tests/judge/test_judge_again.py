@@ -58,7 +58,7 @@ def perform(target=None, *, scenario="smoke", settings=("arrivals.jobs=60",), pa
         target,
         pace or AsFastAsPossible(),
         in_flight=16,
-        timeout_s=options.pop("timeout_s", 0.5),
+        timeout_s=options.pop("timeout_s", 5.0),
         slot_prefix=None,
         command=lambda seed: f"cpsim run {scenario} --seed {seed}",
         on_stage=lambda _: None,
