@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cpsim.judge.model import DAY_MINUTES, MINUTE_NS
-from cpsim.scenario.formats.arrow import indices, slot_ids
+from cpsim.scenario.formats.arrow import indices, places_among, slot_ids
 from cpsim.scenario.workload import ABSENT, FRAME, KIND_CODES
 
 if TYPE_CHECKING:
@@ -75,13 +75,13 @@ def expected(history: History) -> Expected:
     place = np.full((FRAME, history.slots), -1, np.int32)
     for kind in range(FRAME):  # malformed frames are not in the history
         places = np.flatnonzero(history.kind == kind).astype(np.int32)
-        slots = history.slot[places]
+        slots = history.slot.take(places)
         place[kind, slots] = places
         again = place[kind, slots] != places
         ordinary[slots[again] if kind in KNOWN else slots] = False
     ordinary &= (place[ALLOC] >= 0) & ((place[CLAIM] < 0) | (place[DISCARD] < 0))
     ordinary &= _is_in_order(history, place)
-    rows = workload.row[history.op]
+    rows = workload.row.take(history.op)
     row = [_values_at(rows, places, -1) for places in place]
     granted, agreed = _granted(history, row)
     settled = np.where(place[CLAIM] >= 0, CLAIMED, np.where(place[DISCARD] >= 0, DISCARDED, ALLOCATED))
@@ -135,7 +135,7 @@ def slots_of_ids(workload: Workload, prefix: str, ids: pa.ChunkedArray) -> Ints:
         return indices(ids, slot_ids(workload, prefix))
     numbers = np.concatenate([np.empty(0, np.int64), *(_numbers_of_ids(f"{prefix}-", chunk) for chunk in ids.chunks)])
     order = np.argsort(known, kind="stable")
-    place = np.minimum(np.searchsorted(known, numbers, sorter=order), len(known) - 1)
+    place = places_among(known[order], numbers)
     found: Ints = np.where((numbers >= 0) & (known[order[place]] == numbers), order[place], -1)
     return found
 
@@ -211,9 +211,10 @@ def _times(history: History, place: npt.NDArray[np.int32], alloc_row: Ints) -> t
 
 def _values_at(column: npt.NDArray[np.integer], rows: npt.NDArray[np.integer], absent: int = ABSENT) -> Ints:
     """A column's values at some rows; `absent` where the row is -1."""
-    values: Ints = np.append(column.astype(np.int64, copy=False), absent)[
-        np.maximum(rows, -1)
-    ]  # the last is that of -1
+    if not len(column):
+        return np.full(len(rows), absent, np.int64)
+    values: Ints = column.take(rows, mode="clip").astype(np.int64, copy=False)
+    values[rows < 0] = absent
     return values
 
 
@@ -238,24 +239,24 @@ class _Comparison:
         """For each row, whether it is, as far as it is shown, in the expected state of the slot at the same index."""
         should = self._should
         shown = rows.column_names
-        same: Bools = indices(rows["state"], pa.array(PHASES)) == should.phase[slots]
+        same: Bools = indices(rows["state"], pa.array(PHASES)) == should.phase.take(slots)
         for column, known, firsts, wanted in (
-            ("machine", self._machines, self._first_machine, should.machine[slots]),
-            ("reason", self._reasons, self._first_reason, should.reason[slots]),
+            ("machine", self._machines, self._first_machine, should.machine.take(slots)),
+            ("reason", self._reasons, self._first_reason, should.reason.take(slots)),
         ):
             if column in shown:
                 values = rows[column]
                 same &= indices(values, known) == _values_at(firsts, wanted, -1)
                 same &= np.asarray(pc.is_null(values)) == (wanted < 0)
         if "granted" in shown:
-            same &= _numbers(rows["granted"]) == should.granted[slots]
+            same &= _numbers(rows["granted"]) == should.granted.take(slots)
         if "counters" in shown:
             counters = self._counters
-            amounts = [_values_at(column, should.counters[slots]) for column in counters.free.T]
+            amounts = [_values_at(column, should.counters.take(slots)) for column in counters.free.T]
             same &= _entries_are(rows["counters"], counters.names, amounts, _numbers)
         if "meta" in shown:
             texts = [
-                _values_at(firsts, _values_at(column, should.meta[slots], -1))
+                _values_at(firsts, _values_at(column, should.meta.take(slots), -1))
                 for column, firsts in zip(self._meta.free.T, self._first_texts, strict=True)
             ]
             same &= _entries_are(rows["meta"], self._meta.names, texts, lambda values: indices(values, self._texts))

@@ -73,7 +73,7 @@ class History:
         self.op, self.sent_ns, self.answered_ns = (
             np.ascontiguousarray(records[name]) for name in ("op", "sent_ns", "answered_ns")
         )
-        self.slot, self.kind = workload.slot[self.op], workload.kind[self.op]
+        self.slot, self.kind = workload.slot.take(self.op), workload.kind.take(self.op)
         by_rule = np.array([error.startswith(BY_RULE) for error in errors], bool)
         self.accepted = records["outcome"] == OperationOutcome.ACCEPTED
         self.judged = (self.accepted | by_rule[records["error"]]) if direct else np.zeros(len(records), bool)

@@ -125,8 +125,18 @@ def indices(values: pa.Array | pa.ChunkedArray, known: pa.Array) -> Int64:
         found = [indices(chunk, known) for chunk in values.chunks]
         return found[0] if len(found) == 1 else np.concatenate([np.empty(0, np.int64), *found])
     of_texts = np.append(indices(values.dictionary, known), -1)
-    places: Int64 = of_texts[np.asarray(pc.fill_null(values.indices, len(of_texts) - 1))]
+    places: Int64 = of_texts.take(np.asarray(pc.fill_null(values.indices, len(of_texts) - 1)))
     return places
+
+
+def places_among(known: Int64, numbers: Int64) -> Int64:
+    """The place of each number among known ones, which ascend; any place for another number."""
+    steps = np.diff(known)
+    if len(steps) and np.all(steps == steps[0]):  # as in a partition of which no slot is missing
+        places = (numbers - known[0]) // steps[0]
+    else:
+        places = np.searchsorted(known, numbers)
+    return np.clip(places, 0, len(known) - 1)
 
 
 def slot_ids(workload: Workload, prefix: str) -> pa.Array:

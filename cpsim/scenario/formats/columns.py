@@ -27,7 +27,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from cpsim.errors import in_one_line
-from cpsim.scenario.formats.arrow import places_of
+from cpsim.scenario.formats.arrow import places_among, places_of
 from cpsim.scenario.values import ScenarioError
 from cpsim.scenario.workload import ABSENT, KIND_NAMES, OPERATIONS, Arguments, Column, Int64, Workload
 from cpsim.system import parquet
@@ -205,10 +205,7 @@ def _distinct(numbers: Int64) -> tuple[Int64, Int64]:
     """The distinct numbers in ascending order, and the place of each number among them."""
     ordered = np.sort(numbers)
     known = ordered[np.diff(ordered, prepend=ordered[:1] - 1) != 0]
-    steps = np.diff(known)
-    if len(steps) and np.all(steps == steps[0]):  # as in a partition of which no slot is missing
-        return known, (numbers - known[0]) // steps[0]
-    return known, np.searchsorted(known, numbers)
+    return known, places_among(known, numbers)
 
 
 def _slot_ids(table: pa.Table, keys: Int64) -> tuple[str, ...]:
