@@ -136,7 +136,8 @@ def places_among(known: Int64, numbers: Int64) -> Int64:
         places = (numbers - known[0]) // steps[0]
     else:
         places = np.searchsorted(known, numbers)
-    return np.clip(places, 0, len(known) - 1)
+    inside: Int64 = np.clip(places, 0, len(known) - 1)
+    return inside
 
 
 def slot_ids(workload: Workload, prefix: str) -> pa.Array:
