@@ -12,6 +12,7 @@ from functools import cache
 from itertools import chain
 from pathlib import Path
 
+import late
 import pytest
 from hypothesis import HealthCheck, settings
 
@@ -36,6 +37,15 @@ import sys, urllib.request
 body = sys.argv[sys.argv.index("-d") + 1].encode() if "-d" in sys.argv else None
 print(urllib.request.urlopen(urllib.request.Request(sys.argv[-1], body), timeout=280).read().decode())
 """
+
+
+def pytest_addoption(parser):
+    parser.addoption("--late", type=int, metavar="SEED", help="have threads be late, see tests/support/late.py")
+
+
+def pytest_configure(config):
+    if (seed := config.getoption("--late")) is not None:
+        late.begin(seed)
 
 
 THOROUGH = {

@@ -17,6 +17,7 @@ SLEEPING = {
     "server/test_expectations.py": "likewise",
     "conftest.py": "looks again and again at what no test can be told of",
     "samples/make.py": "likewise, by itself; it made the samples",
+    "support/late.py": "has threads be late",
     "store/kill.py": "kills a process after some time",
     "torture/full_disk.py": "leaves a disk full for some time",
     "testing/test_clock.py": "the clock is the test's, and this moves it",
