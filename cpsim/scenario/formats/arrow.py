@@ -132,7 +132,7 @@ def indices(values: pa.Array | pa.ChunkedArray, known: pa.Array) -> Int64:
 def places_among(known: Int64, numbers: Int64) -> Int64:
     """The place of each number among known ones, which ascend; any place for another number."""
     steps = np.diff(known)
-    if len(steps) and np.all(steps == steps[0]):  # as in a partition of which no slot is missing
+    if len(steps) and steps[0] > 0 and np.all(steps == steps[0]):  # as in a partition of which no slot is missing
         places = (numbers - known[0]) // steps[0]
     else:
         places = np.searchsorted(known, numbers)
