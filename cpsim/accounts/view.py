@@ -306,12 +306,13 @@ class View:
     salt: str = ""
 
     @classmethod
-    def of_tables(cls, slots: pa.Table | None, accounts: pa.Table | None) -> Self:
+    def of_tables(cls, slots: pa.Table | None, accounts: pa.Table | None, *, encoded: bool = False) -> Self:
         """A view of tables in the form of `slots.parquet` and `accounts.parquet`, or of those of a run folder.
 
         Args:
             slots: a row per slot; None if slots are not shown.
             accounts: a row per machine, user and project, told apart by `kind`, with `id`; None if none is shown.
+            encoded: whether texts that are dictionary-encoded stay so.
 
         Raises:
             UnfitTable: a table is not as the contract has it.
@@ -328,7 +329,7 @@ class View:
                 others = [place for place, each in enumerate(accounts.column_names) if each not in replaced]
                 rows = accounts.select(others).filter(ours)
                 tables[name] = rows.append_column(contract.row, ids.filter(ours))
-        found = cls._of({name: _fitted(name, table) for name, table in tables.items()})
+        found = cls._of({name: _fitted(name, table, encoded=encoded) for name, table in tables.items()})
         return replace(found, salt=salt_of(accounts))
 
     @classmethod
@@ -431,21 +432,21 @@ def _may_have_claims(slots: pa.Table | None) -> bool:
     return any(pc.any(pc.equal(piece["state"], "claimed")).as_py() for piece in pieces(slots.select(["state"])))
 
 
-def _fitted(name: str, table: pa.Table) -> pa.Table:
-    """The columns of a table that its contract has, in their types.
+def _fitted(name: str, table: pa.Table, *, encoded: bool = False) -> pa.Table:
+    """The columns of a table that its contract has, in their types; texts may stay `encoded`.
 
     Raises:
         UnfitTable: one is missing that identifies rows, or is of another type, or has nulls where none may be.
     """
-    columns = {column.name: _column(name, table, column) for column in CONTRACTS[name].columns}
+    columns = {column.name: _column(name, table, column, encoded=encoded) for column in CONTRACTS[name].columns}
     shown = {column: values for column, values in columns.items() if values is not None}
     if all(values.type == table.schema.field(column).type for column, values in shown.items()):
         return table.select(list(shown)).replace_schema_metadata()  # does not look at the rows again
     return pa.table(shown)
 
 
-def _column(name: str, table: pa.Table, column: ViewColumn) -> pa.ChunkedArray | None:
-    """A column of a table, in the type of the contract; None if it is not shown."""
+def _column(name: str, table: pa.Table, column: ViewColumn, *, encoded: bool = False) -> pa.ChunkedArray | None:
+    """A column of a table, in the type of the contract, or `encoded`; None if it is not shown."""
     where = f"column `{column.name}` of the table of {name}"
     places = table.schema.get_all_field_indices(column.name)
     if len(places) > 1:
@@ -459,7 +460,7 @@ def _column(name: str, table: pa.Table, column: ViewColumn) -> pa.ChunkedArray |
     values = table.column(places[0])
     if not _fits(values.type, column.type):
         raise UnfitTable(f"{where} has the type {values.type}, expected {column.type}")
-    if values.type != column.type:
+    if values.type != column.type and not (encoded and _decoded(values.type) == column.type):
         try:
             values = values.cast(column.type)
         except pa.ArrowException as error:
@@ -470,6 +471,13 @@ def _column(name: str, table: pa.Table, column: ViewColumn) -> pa.ChunkedArray |
     if nulls < len(values) or column.identifies:
         raise UnfitTable(f"{where} is null in {nulls:,} of {len(values):,} rows, expected a value in each")
     return None
+
+
+def _decoded(kind: pa.DataType) -> pa.DataType:
+    """A type without dictionaries."""
+    if pa.types.is_map(kind):
+        return pa.map_(_decoded(kind.key_type), _decoded(kind.item_type))
+    return kind.value_type if pa.types.is_dictionary(kind) else kind
 
 
 def _fits(has: pa.DataType, wanted: pa.DataType) -> bool:

@@ -111,10 +111,12 @@ def _judged(
     from cpsim.run.results import results_of
     from cpsim.run.spread import FolderToJudge, judge_folder
     from cpsim.run.summary import verdict_lines
+    from cpsim.system.mapped import keep_freed
     from cpsim.system.process import prepare_arrow
     from cpsim.ui.terminal import SELDOM_S, Stages, console, printed
 
     prepare_arrow()
+    keep_freed()
     later = None
     if accounts is not None:
         if EvidenceFolder(folder).head().embedded:

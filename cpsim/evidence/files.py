@@ -36,6 +36,7 @@ from cpsim.system.parquet import checked, opened
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Set as AbstractSet
     from pathlib import Path
 
     import numpy.typing as npt
@@ -76,6 +77,10 @@ ANY_TIME_NS: Final = 2**62
 """The end of a time of which nobody knows the end."""
 READ: Final = ("id", "due_us", "sent_us", "answered_us", "outcome", "error")
 """The journal's columns that are evidence beside the workload."""
+REPEATED: Final = frozenset(
+    {"project", "state", "machine", "user", "reason", "counters.key_value.key", "meta.key_value.key"}
+)
+"""The ledger's columns whose texts repeat."""
 FACTS: Final = (
     *("slot_prefix", "fresh", "embedded", "project", "errors", "start_ns", "elapsed_s", "interrupted", "unsent"),
     *("gaps", "faults", "firings", "faults_unknown", "clock_unknown", "unseen", "command"),
@@ -157,12 +162,15 @@ class EvidenceFolder:
             let_go()
 
     def partition(self, index: int, slots: pa.Table | None) -> Evidence:
-        """The evidence of a partition, and its rows of the ledger by `slots_by_partition`."""
+        """The evidence of a partition, and its rows of the ledger by `slots_by_partition`.
+
+        In rows that are read here, `REPEATED` is dictionary-encoded; `with_texts` makes texts of that.
+        """
         workload, journal, ledger = self._ranges[index]
         evidence = self._evidence(workload, journal, self._seen_of_accounts)
         if self._stand_together and evidence.ledger is not None:
             names = {"slots": evidence.ledger.column_names}
-            slots = _view(self.path, self._table(LEDGER, ledger), None, names).slots
+            slots = _view(self.path, self._table(LEDGER, ledger), None, names, encoded=True).slots
         return evidence.with_slots(slots)
 
     def slots_by_partition(self) -> Callable[[int], pa.Table | None]:
@@ -281,34 +289,10 @@ class EvidenceFolder:
         if len(journal) and not len(planned):
             raise CpsimError(f"{self.path / JOURNAL} has operations that {WORKLOAD} lacks")
         try:
-            sent = journal["id"].to_numpy()
-            is_in_order = bool(np.all(sent[1:] >= sent[:-1]))
-            order = slice(None) if is_in_order else np.argsort(sent, kind="stable")
-            ops = np.searchsorted(ids, sent[order])
-            records = np.empty(len(journal), RECORD_TYPE)
-            records["op"] = ops
-            for name, texts in (("outcome", OUTCOMES), ("error", self._document["errors"])):
-                records[name] = places_of(journal[name], texts)[order]
-            for name in ("sent", "answered"):
-                records[f"{name}_ns"] = journal[f"{name}_us"].to_numpy()[order] * 1000
+            given = _given_by(journal, ids, self._document["errors"])
         except (LookupError, ValueError, TypeError, pa.ArrowException) as error:
             raise CpsimError(f"{self.path / JOURNAL} is damaged: {in_one_line(error)}") from error
-
-        def by_op(name: str, scale: int) -> npt.NDArray[np.int64] | None:
-            if name not in journal.column_names or journal[name].null_count == len(journal) > 0:
-                return None
-            values = np.zeros(len(planned), np.int64)
-            values[ops] = journal[name].to_numpy()[order] * scale
-            return values
-
-        return Evidence(
-            workload=workload,
-            records=records,
-            schedule_us=by_op("due_us", 1),
-            virtual_ns=by_op(VIRTUAL.name, 1000),
-            seen=seen,
-            **self._facts,
-        )
+        return Evidence(workload=workload, seen=seen, **given, **self._facts)
 
     def _table(self, name: str, groups: range | None = None) -> pa.Table:
         """A file, or the row groups that are wanted of it."""
@@ -318,15 +302,22 @@ class EvidenceFolder:
                 return checked(file.read())
             names = {*READ, VIRTUAL.name}
             kept = [column for column in file.schema_arrow.names if column in names] if name == JOURNAL else None
-            # several threads take more time together, which processes that judge beside this one need
-            return checked(file.read_row_groups(list(groups), kept, use_threads=False))
+            # several threads take more time together, which processes that judge beside this one need; and maps of
+            # several row groups are not read with dictionaries
+            parts = [[group] for group in groups] or [[]]
+            return checked(pa.concat_tables(file.read_row_groups(part, kept, use_threads=False) for part in parts))
 
-        return self._open(name, read)
+        return self._open(name, read, REPEATED if groups is not None and name == LEDGER else frozenset())
 
-    def _open(self, name: str, read: Callable[[pq.ParquetFile], Any]) -> Any:  # noqa: ANN401 - whatever is read
+    def _open(
+        self,
+        name: str,
+        read: Callable[[pq.ParquetFile], Any],
+        encoded: AbstractSet[str] = frozenset(),
+    ) -> Any:  # noqa: ANN401 - whatever is read
         path = self.path / name
         try:
-            with opened(path, metadata=self._metadata.get(name)) as file:
+            with opened(path, metadata=self._metadata.get(name), encoded=encoded) as file:
                 self._metadata[name] = file.metadata
                 return read(file)
         except FileNotFoundError:
@@ -335,11 +326,50 @@ class EvidenceFolder:
             raise CpsimError(f"{path} cannot be read: {in_one_line(error)}") from error
 
 
-def _view(path: Path, slots: pa.Table | None, accounts: pa.Table | None, names: Mapping[str, list[str]]) -> View:
+def _given_by(journal: pa.Table, ids: npt.NDArray[np.int64], errors: list[str]) -> dict[str, Any]:
+    """What a journal has of evidence, of operations with these ids, which ascend."""
+    sent = journal["id"].to_numpy()
+    is_in_order = bool(np.all(sent[1:] >= sent[:-1]))
+    order = slice(None) if is_in_order else np.argsort(sent, kind="stable")
+    ops = np.arange(len(ids)) if np.array_equal(sent, ids) else np.searchsorted(ids, sent[order])
+    records = np.empty(len(journal), RECORD_TYPE)
+    records["op"] = ops
+    for name, texts in (("outcome", OUTCOMES), ("error", errors)):
+        records[name] = places_of(journal[name], texts)[order]
+    for name in ("sent", "answered"):
+        records[f"{name}_ns"] = journal[f"{name}_us"].to_numpy()[order] * 1000
+
+    def by_op(name: str, scale: int) -> npt.NDArray[np.int64] | None:
+        if name not in journal.column_names or journal[name].null_count == len(journal) > 0:
+            return None
+        values = np.zeros(len(ids), np.int64)
+        values[ops] = journal[name].to_numpy()[order] * scale
+        return values
+
+    return {"records": records, "schedule_us": by_op("due_us", 1), "virtual_ns": by_op(VIRTUAL.name, 1000)}
+
+
+def _view(
+    path: Path,
+    slots: pa.Table | None,
+    accounts: pa.Table | None,
+    names: Mapping[str, list[str]],
+    *,
+    encoded: bool = False,
+) -> View:
     try:
-        return View.of_tables(slots, accounts).restored(names)
+        return View.of_tables(slots, accounts, encoded=encoded).restored(names)
     except (UnfitTable, LookupError, ValueError, TypeError, pa.ArrowException) as error:
         raise CpsimError(f"{path}: {LEDGER} or {ACCOUNTS} is damaged: {error}") from error
+
+
+def with_texts(evidence: Evidence) -> Evidence:
+    """The evidence with no text of its ledger dictionary-encoded."""
+    ledger = evidence.ledger
+    if ledger is None:
+        return evidence
+    schema = CONTRACTS["slots"].schema
+    return evidence.with_slots(ledger.cast(pa.schema([schema.field(name) for name in ledger.column_names])))
 
 
 def _read_before(document: Mapping[str, Any]) -> tuple[Imbalance, ...] | None:

@@ -16,10 +16,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cpsim.evidence.evidence import Imbalance
-from cpsim.judge.columns import indices, map_entries
+from cpsim.judge.columns import map_entries, whole
 from cpsim.judge.corrections import CREDITS, NONE, WHOLE
-from cpsim.judge.granted import SEPARATOR, Granted, is_paid, whole
+from cpsim.judge.granted import SEPARATOR, Granted, is_paid
 from cpsim.judge.verdict import Anomaly
+from cpsim.scenario.formats.arrow import indices
 from cpsim.system.mapped_rows import pieces
 
 if TYPE_CHECKING:

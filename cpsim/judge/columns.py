@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cpsim.judge.model import DAY_MINUTES, MINUTE_NS
-from cpsim.scenario.formats.arrow import slot_ids
+from cpsim.scenario.formats.arrow import indices, places_among, slot_ids
 from cpsim.scenario.workload import ABSENT, FRAME, KIND_CODES
 
 if TYPE_CHECKING:
@@ -37,6 +37,8 @@ ALLOC, META, COUNTERS, DISCARD, CLAIM = (KIND_CODES[kind] for kind in ("alloc", 
 KNOWN: Final = [ALLOC, META, COUNTERS, DISCARD, CLAIM]
 LONGEST_MIN: Final = 100_000_000
 """The longest time to expiry, in minutes: 190 years, the most that nanoseconds can hold."""
+NEVER: Final = np.iinfo(np.int64).min, np.iinfo(np.int64).max
+"""Before and after all times."""
 MOST_DIGITS: Final = 18
 """Of a slot's number."""
 ROWS: Final = 1_048_576
@@ -73,13 +75,13 @@ def expected(history: History) -> Expected:
     place = np.full((FRAME, history.slots), -1, np.int32)
     for kind in range(FRAME):  # malformed frames are not in the history
         places = np.flatnonzero(history.kind == kind).astype(np.int32)
-        slots = history.slot[places]
+        slots = history.slot.take(places)
         place[kind, slots] = places
         again = place[kind, slots] != places
         ordinary[slots[again] if kind in KNOWN else slots] = False
     ordinary &= (place[ALLOC] >= 0) & ((place[CLAIM] < 0) | (place[DISCARD] < 0))
     ordinary &= _is_in_order(history, place)
-    rows = workload.row[history.records["op"]]
+    rows = workload.row.take(history.op)
     row = [_values_at(rows, places, -1) for places in place]
     granted, agreed = _granted(history, row)
     settled = np.where(place[CLAIM] >= 0, CLAIMED, np.where(place[DISCARD] >= 0, DISCARDED, ALLOCATED))
@@ -126,12 +128,6 @@ def correct_outstanding(history: History, outstanding: set[str]) -> Bools:
     return good
 
 
-def indices(values: pa.Array, known: pa.Array) -> Ints:
-    """The index of each value among the known ones, the first of equal ones; -1 for other values."""
-    found = pc.fill_null(pc.index_in(values, value_set=known, skip_nulls=True), -1)
-    return np.asarray(found).astype(np.int64)
-
-
 def slots_of_ids(workload: Workload, prefix: str, ids: pa.ChunkedArray) -> Ints:
     """The slot of a workload of each id; -1 for other ids."""
     known = workload.slot_numbers
@@ -139,7 +135,7 @@ def slots_of_ids(workload: Workload, prefix: str, ids: pa.ChunkedArray) -> Ints:
         return indices(ids, slot_ids(workload, prefix))
     numbers = np.concatenate([np.empty(0, np.int64), *(_numbers_of_ids(f"{prefix}-", chunk) for chunk in ids.chunks)])
     order = np.argsort(known, kind="stable")
-    place = np.minimum(np.searchsorted(known, numbers, sorter=order), len(known) - 1)
+    place = places_among(known[order], numbers)
     found: Ints = np.where((numbers >= 0) & (known[order[place]] == numbers), order[place], -1)
     return found
 
@@ -169,19 +165,16 @@ def _numbers_of_ids(beginning: str, ids: pa.Array) -> Ints:
 
 def _is_in_order(history: History, place: npt.NDArray[np.int32]) -> Bools:
     """Whether the alloc came before all other commands, and the claim or discard after them."""
-    sent_ns, answered_ns = history.sent_ns, history.answered_ns
 
     def follows(first: npt.NDArray[np.int32], second: npt.NDArray[np.int32]) -> Bools:
         """Whether the second came after the first, if there are both."""
-        both = np.flatnonzero((first >= 0) & (second >= 0))
-        a, b = first[both], second[both]
-        good = np.ones(len(first), bool)
-        answered, sent = answered_ns[a], sent_ns[b]
-        good[both] = (answered < sent) | ((answered == sent) & (a < b))
+        answered = _values_at(history.answered_ns, first, NEVER[0])
+        sent = _values_at(history.sent_ns, second, NEVER[1])
+        good: Bools = (answered < sent) | ((answered == sent) & (first < second))
         return good
 
     settling = np.maximum(place[CLAIM], place[DISCARD])
-    inner = [place[META], place[COUNTERS]]
+    inner = [places for kind in (META, COUNTERS) if (places := place[kind]).max(initial=-1) >= 0]
     turns = [follows(place[ALLOC], each) for each in (*inner, settling)] + [follows(each, settling) for each in inner]
     all_follow: Bools = np.logical_and.reduce(turns)
     return all_follow
@@ -204,18 +197,13 @@ def _granted(history: History, row: list[Ints]) -> tuple[Ints, Bools]:
 def _times(history: History, place: npt.NDArray[np.int32], alloc_row: Ints) -> tuple[Bools, Bools]:
     """For each slot, whether it clearly did not expire, and whether it clearly did after its last command."""
     seen = history.seen
-    last_ns = np.zeros(history.slots, np.int64)
-    for places in (place[META], place[COUNTERS], place[CLAIM], place[DISCARD]):
-        there = np.flatnonzero(places >= 0)
-        last_ns[there] = np.maximum(last_ns[there], history.until_ns(places[there]))
+    until_ns, last_ns = history.until_ns, np.zeros(history.slots, np.int64)
+    for kind in (META, COUNTERS, CLAIM, DISCARD):
+        last_ns = np.maximum(last_ns, _values_at(until_ns, place[kind], 0))
     minutes = _values_at(history.workload.arguments["alloc"]["expire"].values, alloc_row)
     minutes = np.where(minutes == ABSENT, DAY_MINUTES, np.minimum(minutes, LONGEST_MIN))
-    there = np.flatnonzero(place[ALLOC] >= 0)
-    earliest_ns, latest_ns = np.zeros((2, history.slots), np.int64)
-    earliest_ns[there] = history.sent_ns[place[ALLOC][there]]
-    latest_ns[there] = history.until_ns(place[ALLOC][there])
-    earliest_ns += minutes * MINUTE_NS
-    latest_ns += minutes * MINUTE_NS
+    earliest_ns = _values_at(history.sent_ns, place[ALLOC], 0) + minutes * MINUTE_NS
+    latest_ns = _values_at(until_ns, place[ALLOC], 0) + minutes * MINUTE_NS
     in_time = (last_ns < earliest_ns) & (minutes > 0)
     settled = (place[CLAIM] >= 0) | (place[DISCARD] >= 0)
     return in_time & (settled | (seen.latest_ns < earliest_ns)), in_time & (seen.earliest_ns >= latest_ns)
@@ -223,9 +211,10 @@ def _times(history: History, place: npt.NDArray[np.int32], alloc_row: Ints) -> t
 
 def _values_at(column: npt.NDArray[np.integer], rows: npt.NDArray[np.integer], absent: int = ABSENT) -> Ints:
     """A column's values at some rows; `absent` where the row is -1."""
-    values = np.full(len(rows), absent, np.int64)
-    there = np.flatnonzero(rows >= 0)
-    values[there] = column[rows[there]]
+    if not len(column):
+        return np.full(len(rows), absent, np.int64)
+    values: Ints = column.take(rows, mode="clip").astype(np.int64, copy=False)
+    values[rows < 0] = absent
     return values
 
 
@@ -250,25 +239,26 @@ class _Comparison:
         """For each row, whether it is, as far as it is shown, in the expected state of the slot at the same index."""
         should = self._should
         shown = rows.column_names
-        same: Bools = indices(rows["state"], pa.array(PHASES)) == should.phase[slots]
+        same: Bools = indices(rows["state"], pa.array(PHASES)) == should.phase.take(slots)
         for column, known, firsts, wanted in (
-            ("machine", self._machines, self._first_machine, should.machine[slots]),
-            ("reason", self._reasons, self._first_reason, should.reason[slots]),
+            ("machine", self._machines, self._first_machine, should.machine.take(slots)),
+            ("reason", self._reasons, self._first_reason, should.reason.take(slots)),
         ):
             if column in shown:
                 values = rows[column]
                 same &= indices(values, known) == _values_at(firsts, wanted, -1)
                 same &= np.asarray(pc.is_null(values)) == (wanted < 0)
         if "granted" in shown:
-            same &= _numbers(rows["granted"]) == should.granted[slots]
+            same &= _numbers(rows["granted"]) == should.granted.take(slots)
         if "counters" in shown:
             counters = self._counters
-            numbers = _matrix(counters.free, should.counters[slots])
-            same &= _entries_are(rows["counters"], counters.names, numbers, _numbers)
+            amounts = [_values_at(column, should.counters.take(slots)) for column in counters.free.T]
+            same &= _entries_are(rows["counters"], counters.names, amounts, _numbers)
         if "meta" in shown:
-            texts = _matrix(self._meta.free, should.meta[slots])
-            for column, firsts in zip(texts.T, self._first_texts, strict=True):
-                column[:] = _values_at(firsts, np.where(column == ABSENT, -1, column))
+            texts = [
+                _values_at(firsts, _values_at(column, should.meta.take(slots), -1))
+                for column, firsts in zip(self._meta.free.T, self._first_texts, strict=True)
+            ]
             same &= _entries_are(rows["meta"], self._meta.names, texts, lambda values: indices(values, self._texts))
         return same
 
@@ -277,34 +267,35 @@ def _numbers(values: pa.Array) -> Ints:
     return np.asarray(pc.fill_null(values, ABSENT)).astype(np.int64)
 
 
-def _matrix(values: npt.NDArray[np.integer], rows: Ints) -> Ints:
-    """Rows of a table of arguments; all ABSENT where the row is -1."""
-    matrix = np.full((len(rows), values.shape[1]), ABSENT)
-    there = np.flatnonzero(rows >= 0)
-    matrix[there] = values[rows[there]]
-    return matrix
-
-
 def _entries_are(
-    column: pa.ChunkedArray, names: Sequence[str], wanted: Ints, coded: Callable[[pa.Array], Ints]
+    column: pa.ChunkedArray, names: Sequence[str], wanted: Sequence[Ints], coded: Callable[[pa.Array], Ints]
 ) -> Bools:
     """For each row of a map column, whether its entries are those wanted: a column per name, ABSENT for none."""
     offsets, keys, values = map_entries(column)
-    sizes = np.diff(offsets)
-    row = np.repeat(np.arange(len(sizes)), sizes)
-    name = indices(keys, pa.array(names, pa.string()))
-    known = name >= 0
-    found = np.full(wanted.shape, ABSENT)
-    found[row[known], name[known]] = coded(values)[known]
-    same: Bools = (sizes == (wanted != ABSENT).sum(axis=1)) & (found == wanted).all(axis=1)
+    sizes, count = np.diff(offsets), len(offsets) - 1
+    found = np.full((len(names) + 1, count), ABSENT)  # a last row for names that are not known
+    name, row = indices(keys, pa.array(names, pa.string())), np.repeat(np.arange(count), sizes)
+    found.reshape(-1)[name * count + row] = coded(values)
+    same = np.ones(count, bool)
+    for has, should_have in zip(found, wanted, strict=False):
+        same &= has == should_have
+        sizes -= should_have != ABSENT
+    same &= sizes == 0
     return same
 
 
 def map_entries(column: pa.ChunkedArray) -> tuple[Ints, pa.Array, pa.Array]:
     """A map column's entries: the offset of each row (and the end of the last), the keys, the values."""
-    maps = column.combine_chunks()
-    if isinstance(maps, pa.ChunkedArray):
-        maps = maps.chunk(0) if maps.num_chunks else pa.array([], maps.type)
+    maps = whole(column)
     offsets = np.asarray(maps.offsets).astype(np.int64)
     first, size = int(offsets[0]), int(offsets[-1] - offsets[0])
     return offsets - first, maps.keys.slice(first, size), maps.items.slice(first, size)
+
+
+def whole(column: pa.Array | pa.ChunkedArray) -> pa.Array:
+    """A column in one piece."""
+    if not isinstance(column, pa.ChunkedArray):
+        return column
+    if column.num_chunks == 1:
+        return column.chunk(0)
+    return pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], column.type)

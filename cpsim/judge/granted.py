@@ -10,8 +10,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from cpsim.judge.columns import indices, map_entries
+from cpsim.judge.columns import map_entries, whole
 from cpsim.judge.corrections import CREDITS
+from cpsim.scenario.formats.arrow import indices
 from cpsim.system.mapped_rows import pieces
 
 if TYPE_CHECKING:
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
     Ints = npt.NDArray[np.int64]
 
+ROWS: Final = 131_072
+"""Rows that are added up at a time."""
 SEPARATOR: Final = "\x1f"
 """Separates a project id from a machine id; neither contains it, because no command can."""
 
@@ -44,7 +47,7 @@ class Granted:
         """Those of a table of slots; none, if it does not show their states."""
         if slots is None or "state" not in slots.column_names:
             return cls()
-        return reduce(cls.merged, map(cls._of_piece, pieces(slots)), cls())
+        return reduce(cls.merged, map(cls._of_piece, pieces(slots, ROWS)), cls())
 
     @classmethod
     def _of_piece(cls, slots: pa.Table) -> Granted:
@@ -54,8 +57,8 @@ class Granted:
         names, entries = [CREDITS], None
         if "counters" in shown:
             offsets, keys, amounts = map_entries(slots["counters"])
-            keys = keys.dictionary_encode()
-            names += [name for name in keys.dictionary.to_pylist() if name != CREDITS]
+            keys = _encoded(keys)
+            names = list(dict.fromkeys([CREDITS, *keys.dictionary.to_pylist()]))
             entries = np.repeat(whose, np.diff(offsets)), keys, amounts
         values = np.zeros((len(holders), len(names)), np.int64)
         if "granted" in shown:
@@ -63,7 +66,7 @@ class Granted:
             values[:, 0] += _added_up(whose[paid], amounts, len(values))
         if entries is not None:
             of_entries, keys, amounts = entries
-            column = indices(keys.dictionary, pa.array(names, pa.string()))[np.asarray(keys.indices)]
+            column = indices(keys, pa.array(names, pa.string()))
             given = of_entries >= 0
             place = of_entries[given] * len(names) + column[given]
             amounts = np.asarray(pc.fill_null(amounts, 0))[given]
@@ -82,6 +85,9 @@ class Granted:
 
     def merged(self, other: Granted) -> Granted:
         """The sums of both."""
+        for one, more in ((self, other), (other, self)):
+            if one.names == (CREDITS,) and not len(one.holders):
+                return more
         holders = pc.unique(pa.concat_arrays([self.holders, other.holders]))
         names = tuple(dict.fromkeys([*self.names, *other.names]))
         return Granted(holders, names, self.values_of(holders, names) + other.values_of(holders, names))
@@ -97,21 +103,28 @@ class Granted:
 
 def _holders(slots: pa.Table, paid: npt.NDArray[np.bool_]) -> tuple[pa.Array, Ints]:
     """The distinct holders of the slots that are paid, as they come; and the one of each slot, -1 if it is not paid."""
-    rows = slots.select([name for name in ("project", "machine") if name in slots.column_names])
-    rows = rows.filter(pa.array(paid))
-    projects = whole(rows["project"]).dictionary_encode()
-    shown = pc.fill_null(rows["machine"], "") if "machine" in rows.column_names else pa.repeat("", len(rows))
-    machines = whole(shown).dictionary_encode()
-    known = max(1, len(machines.dictionary))
-    pairs = np.asarray(projects.indices).astype(np.int64) * known + np.asarray(machines.indices)
+    projects, project = _places(slots["project"])
+    shown = slots["machine"] if "machine" in slots.column_names else pa.nulls(len(slots), pa.string())
+    machines, machine = _places(shown)
+    pairs = project[paid] * len(machines) + machine[paid]
     distinct = pa.array(pairs).dictionary_encode()  # texts that are joined would take longer, one for each slot
-    project, machine = np.divmod(np.asarray(distinct.dictionary), known)
-    holders = pc.binary_join_element_wise(
-        projects.dictionary.take(pa.array(project)), machines.dictionary.take(pa.array(machine)), SEPARATOR
-    )
+    project, machine = np.divmod(np.asarray(distinct.dictionary), len(machines))
+    holders = pc.binary_join_element_wise(projects.take(pa.array(project)), machines.take(pa.array(machine)), SEPARATOR)
     whose = np.full(len(slots), -1)
     whose[paid] = np.asarray(distinct.indices)
     return holders, whose
+
+
+def _places(column: pa.ChunkedArray) -> tuple[pa.Array, Ints]:
+    """The distinct texts of a column, and the place of each of its values among them; none is the empty text."""
+    encoded, nothing = _encoded(whole(column)), pa.array([""])
+    distinct = pc.unique(pa.concat_arrays([encoded.dictionary, nothing]))
+    places = indices(encoded, distinct)
+    return distinct, np.where(places < 0, indices(nothing, distinct), places)
+
+
+def _encoded(values: pa.Array) -> pa.DictionaryArray:
+    return values if pa.types.is_dictionary(values.type) else values.dictionary_encode()
 
 
 def _added_up(places: Ints, amounts: Ints, size: int) -> Ints:
@@ -126,16 +139,8 @@ def _added_up(places: Ints, amounts: Ints, size: int) -> Ints:
 
 def is_paid(slots: pa.Table) -> pa.Array:
     """The slots that are claimed, or were and, as a quirk has it, are settled otherwise since."""
-    states = slots["state"]
-    paid = pc.equal(states, "claimed")
+    states = indices(slots["state"], pa.array(["claimed", "discarded", "expired"]))
+    paid = states == 0
     if "granted" in slots.column_names:
-        is_settled = pc.is_in(states, value_set=pa.array(["discarded", "expired"]))
-        paid = pc.or_(paid, pc.and_(is_settled, pc.is_valid(slots["granted"])))
-    return pc.fill_null(paid, fill_value=False)
-
-
-def whole(column: pa.Array | pa.ChunkedArray) -> pa.Array:
-    """A column in one piece."""
-    if not isinstance(column, pa.ChunkedArray):
-        return column
-    return pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], column.type)
+        paid |= (states > 0) & np.asarray(pc.is_valid(slots["granted"]))
+    return pa.array(paid)

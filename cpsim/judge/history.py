@@ -68,11 +68,12 @@ class History:
         self.prompt = direct or prompt
         self.seen = seen
         self.errors = errors
-        is_frame = workload.kind[records["op"]] == FRAME
-        self.records = records = records[~is_frame] if is_frame.any() else records
-        self.sent_ns, self.answered_ns = (np.ascontiguousarray(records[name]) for name in ("sent_ns", "answered_ns"))
-        self.slot = workload.slot[records["op"]]
-        self.kind = workload.kind[records["op"]]
+        is_frame = workload.kind == FRAME
+        self.records = records = records[~is_frame[records["op"]]] if is_frame.any() else records
+        self.op, self.sent_ns, self.answered_ns = (
+            np.ascontiguousarray(records[name]) for name in ("op", "sent_ns", "answered_ns")
+        )
+        self.slot, self.kind = workload.slot.take(self.op), workload.kind.take(self.op)
         by_rule = np.array([error.startswith(BY_RULE) for error in errors], bool)
         self.accepted = records["outcome"] == OperationOutcome.ACCEPTED
         self.judged = (self.accepted | by_rule[records["error"]]) if direct else np.zeros(len(records), bool)
@@ -120,10 +121,12 @@ class History:
         """The id of a slot of the workload."""
         return self.workload.slot_id(slot, self.prefix)
 
-    def until_ns(self, places: npt.NDArray[np.integer]) -> npt.NDArray[np.int64]:
-        """The latest times at which the accepted commands of some records were applied."""
-        by_ns = self.answered_ns[places] if self.prompt else self.seen.latest_ns
-        until_ns: npt.NDArray[np.int64] = np.maximum(self.sent_ns[places], by_ns)
+    @property
+    def until_ns(self) -> npt.NDArray[np.int64]:
+        """The latest time at which the command of each record was applied, if it was accepted."""
+        until_ns: npt.NDArray[np.int64] = np.maximum(
+            self.sent_ns, self.answered_ns if self.prompt else self.seen.latest_ns
+        )
         return until_ns
 
     def steps(self, wanted: npt.NDArray[np.bool_]) -> Iterator[tuple[int, list[Step]]]:

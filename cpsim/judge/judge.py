@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 from cpsim.errors import CpsimError, in_one_line
 from cpsim.evidence import extensions
 from cpsim.evidence.extensions import installed
+from cpsim.evidence.files import with_texts
 from cpsim.judge import checkers
 from cpsim.judge.corrections import Corrections
 from cpsim.judge.granted import Granted
@@ -85,7 +86,11 @@ def of_each(partitions: Iterable[Evidence], chosen: Sequence[Checker]) -> Iterat
 
 def of_partition(part: Evidence, chosen: Sequence[Checker]) -> list[Verdict]:
     """What each checker finds in a partition of slots; nothing, if it does not check by partition."""
-    return [_checked(checker, part) if checker.by_partition else Verdict() for checker in chosen]
+    in_texts = part if all(checker in CHECKERS for checker in chosen) else with_texts(part)
+    return [
+        _checked(checker, part if checker in CHECKERS else in_texts) if checker.by_partition else Verdict()
+        for checker in chosen
+    ]
 
 
 def concluded(of_partitions: Iterable[Sequence[Verdict]], head: Evidence, chosen: Sequence[Checker]) -> Verdict:

@@ -16,8 +16,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cpsim.evidence.journal import OperationOutcome
-from cpsim.judge.columns import PHASES, indices, map_entries
+from cpsim.judge.columns import PHASES, map_entries
 from cpsim.judge.model import DAY_MINUTES, MINUTE_NS, SlotState
+from cpsim.scenario.formats.arrow import indices
 from cpsim.scenario.workload import ABSENT, FRAME, KIND_CODES
 
 if TYPE_CHECKING:

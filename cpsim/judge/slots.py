@@ -10,11 +10,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cpsim.judge.anomalies import MOST_EXPLAINED, MOST_STEPS, contradiction, name_of
-from cpsim.judge.columns import correct_outstanding, correct_slots, indices, slots_of_ids
+from cpsim.judge.columns import correct_outstanding, correct_slots, slots_of_ids
 from cpsim.judge.model import NO_QUIRKS, NOTHING, SlotState
 from cpsim.judge.orders import MOST_POSITIONS, TooManyOrders, possible
 from cpsim.judge.quirks import BREAKING, LISTS_CLAIMED, Suspects, explanation, fitting_histories
 from cpsim.judge.shapes import ALONE, shapes
+from cpsim.scenario.formats.arrow import indices
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -239,11 +240,12 @@ class _Rows:
 
     def __init__(self, slots: pa.Table, project_id: str, slot_of_row: npt.NDArray[np.int64], count: int) -> None:
         projects = slots["project"]
-        same = [project for project in pc.unique(projects).to_pylist() if project.lower() == project_id.lower()]
+        known = {project for chunk in projects.chunks for project in pc.unique(chunk).to_pylist()}
+        same = [project for project in known if project.lower() == project_id.lower()]
         self.project_id = project_id
         self.slots = slots
         self.hidden = [field for field in SlotState._fields[1:] if field not in slots.column_names]
-        self.ours = np.asarray(pc.is_in(projects, value_set=pa.array(same, pa.string()))).astype(bool)
+        self.ours = indices(projects, pa.array(same, pa.string())) >= 0
         self.slot_of_row = slot_of_row
         self.of_slot = np.full(count, -1)
         places = np.flatnonzero(self.ours & (self.slot_of_row >= 0))
@@ -342,8 +344,10 @@ def _correct_sums(corrections: Corrections, project_id: str, fits: Callable[...,
 def _judge_strays(history: History, rows: _Rows, verdict: Verdict) -> None:
     """Find slots with this prefix that were never sent, or that are in another project too."""
     begin = "" if history.workload.slot_ids else f"{history.prefix}-"
-    named_alike = np.asarray(pc.starts_with(rows.slots["slot"], begin)).astype(bool)
     sent_for = np.append(history.sent_for(), values=False)[rows.slot_of_row]
+    if np.array_equal(rows.ours, sent_for):
+        return
+    named_alike = np.asarray(pc.starts_with(rows.slots["slot"], begin)).astype(bool)
     for row in np.flatnonzero(named_alike & rows.ours & ~sent_for).tolist():
         slot_id = str(rows.slots["slot"][row])
         verdict.find("phantom", slot_id, "in the ledger, but no command was sent for it", [slot_id])

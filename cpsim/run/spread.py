@@ -22,6 +22,7 @@ from cpsim.errors import CpsimError
 from cpsim.evidence.files import ANY_TIME_NS, EvidenceFolder
 from cpsim.judge.judge import CHECKERS, checkers_of_others, concluded, names_of, of_each, of_partition
 from cpsim.system.cluster import connect, workers_errors
+from cpsim.system.mapped import keep_freed
 from cpsim.system.process import prepare_arrow
 from cpsim.system.threads import Thread
 
@@ -106,6 +107,7 @@ def _errors_of_processes() -> Iterator[None]:
 def _begin() -> None:
     """Have a process end with its parent, and judge like it."""
     prepare_arrow()
+    keep_freed()
     Thread(_end_with_parent, "cpsim-parent").start()
 
 

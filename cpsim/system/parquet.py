@@ -12,6 +12,7 @@ from cpsim.errors import CpsimError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from collections.abc import Set as AbstractSet
     from io import BytesIO
     from pathlib import Path
 
@@ -44,20 +45,31 @@ def checked(table: pa.Table) -> pa.Table:
 
 
 @contextmanager
-def opened(file: Path | BytesIO, name: object = None, metadata: pq.FileMetaData | None = None) -> Iterator[Any]:
+def opened(
+    file: Path | BytesIO,
+    name: object = None,
+    metadata: pq.FileMetaData | None = None,
+    encoded: AbstractSet[str] = frozenset(),
+) -> Iterator[Any]:
     """Open a Parquet file, as a `pyarrow.parquet.ParquetFile`.
 
     Args:
         file: the file, or its bytes.
         name: what errors call it; by default the path.
         metadata: of the same file, if it was opened before.
+        encoded: the paths of columns that are read dictionary-encoded, if it has them.
 
     Raises:
         DamagedParquet: it is not whole Parquet, which may show only when it is read.
         OSError: it cannot be opened.
     """
     try:
-        with pq.ParquetFile(file, metadata=metadata) as parquet:
+        paths = None
+        if encoded:
+            metadata = metadata or pq.read_metadata(file)
+            places = range(len(metadata.schema))
+            paths = [path for place in places if (path := metadata.schema.column(place).path) in encoded]
+        with pq.ParquetFile(file, metadata=metadata, read_dictionary=paths) as parquet:
             yield parquet
     except MemoryError:
         raise

@@ -15,13 +15,10 @@ import pyarrow.parquet as pq
 from rounds import Row, in_turns
 
 from cpsim.config.catalog import find_scenario
-from cpsim.evidence import evidence as partitions
 from cpsim.judge.judge import OF_ACCOUNTS, judge
 from cpsim.replay.pace import AsFastAsPossible
-from cpsim.run.folder import OutputFolder, write
 from cpsim.run.pipeline import Run, run
 from cpsim.run.spread import FolderToJudge, judge_folder, on_cluster, on_this_machine
-from cpsim.run.summary import summarise
 from cpsim.scenario import load_workload
 
 if TYPE_CHECKING:
@@ -47,9 +44,6 @@ for name in ("workload", "journal", "ledger", "accounts"):
             file.read_row_group(group, columns, use_threads=False)
 """
 """Reads the columns that a judgement reads, each once, by one thread."""
-SLOTS = 160_000
-OF_PARTITION = 120_000
-"""Operations of a partition of a run that several processes judge, so that there are some for each."""
 
 
 def rows(folder: Path) -> Iterator[tuple[str, Row]]:
@@ -63,7 +57,6 @@ def rows(folder: Path) -> Iterator[tuple[str, Row]]:
     # the replay of a round comes second, so that of the round before is judged
     runs.append(embedded())
     yield "verification / replay at the embedded fake, operations/s", in_turns(lambda _: verified(runs[-1]), replayed)
-    yield from spread_rows(folder / "spread")
     yield from folder_rows(folder / "made")
     if find_spec("duckdb"):
         ledger.make(folder / "books", OPERATIONS)
@@ -73,12 +66,9 @@ def rows(folder: Path) -> Iterator[tuple[str, Row]]:
         )
 
 
-def spread_rows(folder: Path) -> Iterator[tuple[str, Row]]:
+def spread_rows(folder: Path, operations: int) -> Iterator[tuple[str, Row]]:
     """A run folder judged by two processes, of this machine or of a Dask cluster, beside one process that does it."""
-    done, partitions.PARTITION = embedded(SLOTS), OF_PARTITION
-    with OutputFolder(folder) as written:
-        write(done, summarise(done), written)
-    operations, chosen = len(done.evidence.records), FolderToJudge(folder)
+    chosen = FolderToJudge(folder)
 
     def judged(spread: Spread | None) -> float:
         begun_s = time.perf_counter()
@@ -109,6 +99,7 @@ def folder_rows(folder: Path) -> Iterator[tuple[str, Row]]:
     operations = made.make(right, MADE)
     title = f"reading {operations:,} operations and their ledger / cpsim judge, processor time"
     yield title, in_turns(lambda _: processor_s(READING, right), lambda _: processor_s(JUDGING, right))
+    yield from spread_rows(right, operations)
     for variant in [each for each in made.VARIANTS if each != "right"]:
         odd = folder / variant.replace(" ", "-")
         judged = made.make(odd, ODD, variant)
@@ -124,10 +115,10 @@ def processor_s(script: str, folder: Path) -> float:
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
-def embedded(jobs: int = 16_000) -> Run:
+def embedded() -> Run:
     """A run of the challenge at an embedded fake."""
     return run(
-        lambda: load_workload(find_scenario("challenge"), None, [f"arrivals.jobs={jobs}"]),
+        lambda: load_workload(find_scenario("challenge"), None, ["arrivals.jobs=16000"]),
         None,
         AsFastAsPossible(),
         in_flight=64,

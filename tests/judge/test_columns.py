@@ -14,6 +14,7 @@ from cpsim.judge.orders import possible
 from cpsim.judge.quirks import Suspects
 from cpsim.judge.slots import judge_histories, judge_outstanding, judge_slots
 from cpsim.judge.verdict import Verdict
+from cpsim.scenario.formats.arrow import places_among
 from cpsim.scenario.workload import ABSENT
 
 SCHEMA = pa.schema(
@@ -305,3 +306,12 @@ def test_both_ways_find_the_same_among_outstanding_slots(history_of, seed, direc
     judge_outstanding(history, outstanding, slow)
     assert plain(fast) == plain(slow)
     assert slow.counts.total() > SLOTS / 20
+
+
+@pytest.mark.parametrize("known", [[7], [5, 5], [3, 5, 7], [1, 2, 5, 7]])
+def test_numbers_are_found_among_known_ones_in_even_steps_and_others(known):
+    known = np.array(known)
+    places = places_among(known, np.array([-1, *known, 9]))
+    assert np.array_equal(known[places[1:-1]], known)
+    assert places.min() >= 0
+    assert places.max() < len(known)

@@ -58,6 +58,8 @@ class MalformedFrames:
     def check(self, evidence: Evidence, verdict: Verdict) -> None:
         """Check the frames of a partition: a recorded one may be a command, such as one of 7.9 credits."""
         workload, records = evidence.workload, evidence.records
+        if not np.any(workload.kind == FRAME):
+            return
         accepted = records["op"][records["outcome"] == OperationOutcome.ACCEPTED]
         accepted = accepted[workload.kind[accepted] == FRAME]
         if not len(accepted):

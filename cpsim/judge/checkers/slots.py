@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from cpsim.judge.anomalies import ANOMALIES
 from cpsim.judge.history import History
 from cpsim.judge.quirks import Suspects
 from cpsim.judge.slots import judge_slots
+from cpsim.scenario.formats.arrow import indices
 
 if TYPE_CHECKING:
     from cpsim.evidence.evidence import Evidence
@@ -37,7 +37,7 @@ class Slots:
             verdict.within = f"in project {project}, "
             # slots of the same ids in other projects are judged with those projects
             others = pa.array([other for other in projects if other != project], pa.string())
-            slots = ledger and ledger.filter(pc.invert(pc.is_in(ledger["project"], value_set=others)))
+            slots = ledger and ledger.filter(pa.array(indices(ledger["project"], others) < 0))
             of_project = history.of_project(project)
             judge_slots(of_project, slots, project, verdict, fresh=evidence.fresh, suspects=suspects)
         verdict.within = ""

@@ -102,22 +102,42 @@ class Operations:
         return pa.array(frames, pa.binary())
 
 
-def places_of(values: pa.ChunkedArray, known: Sequence[str]) -> npt.NDArray[np.int64]:
+def places_of(values: pa.ChunkedArray, known: Sequence[str]) -> Int64:
     """The place of each text among those that are known.
 
     Raises:
         ValueError: one is not.
     """
-    texts = pa.array(known, pa.string())
-    found = [np.empty(0, np.int64)]
-    for chunk in values.chunks:
-        coded = chunk if pa.types.is_dictionary(chunk.type) else chunk.dictionary_encode()
-        places = np.asarray(pc.fill_null(pc.index_in(coded.dictionary, value_set=texts), -1)).astype(np.int64)
-        found.append(np.append(places, -1)[np.asarray(pc.fill_null(coded.indices, len(places)))])
-    all_places = np.concatenate(found)
-    if np.any(all_places < 0):
+    places = indices(values, pa.array(known, pa.string()))
+    if np.any(places < 0):
         raise ValueError(f"there is a text that is none of {', '.join(known)}")
-    return all_places
+    return places
+
+
+def indices(values: pa.Array | pa.ChunkedArray, known: pa.Array) -> Int64:
+    """The index of each value among the known ones, the first of equal ones; -1 for other values.
+
+    Values may be dictionary-encoded, which is fast.
+    """
+    if not pa.types.is_dictionary(values.type):
+        return np.asarray(pc.fill_null(pc.index_in(values, value_set=known, skip_nulls=True), -1)).astype(np.int64)
+    if isinstance(values, pa.ChunkedArray):
+        found = [indices(chunk, known) for chunk in values.chunks]
+        return found[0] if len(found) == 1 else np.concatenate([np.empty(0, np.int64), *found])
+    of_texts = np.append(indices(values.dictionary, known), -1)
+    places: Int64 = of_texts.take(np.asarray(pc.fill_null(values.indices, len(of_texts) - 1)))
+    return places
+
+
+def places_among(known: Int64, numbers: Int64) -> Int64:
+    """The place of each number among known ones, which ascend; any place for another number."""
+    steps = np.diff(known)
+    if len(steps) and steps[0] > 0 and np.all(steps == steps[0]):  # as in a partition of which no slot is missing
+        places = (numbers - known[0]) // steps[0]
+    else:
+        places = np.searchsorted(known, numbers)
+    inside: Int64 = np.clip(places, 0, len(known) - 1)
+    return inside
 
 
 def slot_ids(workload: Workload, prefix: str) -> pa.Array:

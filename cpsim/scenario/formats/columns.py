@@ -27,7 +27,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from cpsim.errors import in_one_line
-from cpsim.scenario.formats.arrow import places_of
+from cpsim.scenario.formats.arrow import places_among, places_of
 from cpsim.scenario.values import ScenarioError
 from cpsim.scenario.workload import ABSENT, KIND_NAMES, OPERATIONS, Arguments, Column, Int64, Workload
 from cpsim.system import parquet
@@ -167,11 +167,12 @@ def _parsed(beside: bytes) -> dict[str, Any]:
 def _from_table(table: pa.Table, beside: dict[str, Any]) -> Workload:
     kind = places_of(table["kind"], KIND_NAMES).astype(np.uint8)
     due_us = _column(table, "due_us").to_numpy()
-    order = np.argsort(due_us, kind="stable")
+    is_in_order = bool(np.all(due_us[1:] >= due_us[:-1]))
+    order = slice(None) if is_in_order else np.argsort(due_us, kind="stable")
     sites = tuple(beside.get("sites", ()))
     number = _column(table, "number").to_numpy()
     keys = np.column_stack([_column(table, "site").to_numpy(), number]) if sites else number
-    known, slot = np.unique(keys, axis=0, return_inverse=True)
+    known, slot = np.unique(keys, axis=0, return_inverse=True) if sites else _distinct(number)
     row = np.empty(len(kind), dtype=np.int32)
     arguments = {}
     for code, name in enumerate(KIND_NAMES):
@@ -198,6 +199,13 @@ def _from_table(table: pa.Table, beside: dict[str, Any]) -> Workload:
         notes=tuple(beside.get("notes", ())),
         slot_ids=_slot_ids(table, keys),
     )
+
+
+def _distinct(numbers: Int64) -> tuple[Int64, Int64]:
+    """The distinct numbers in ascending order, and the place of each number among them."""
+    ordered = np.sort(numbers)
+    known = ordered[np.diff(ordered, prepend=ordered[:1] - 1) != 0]
+    return known, places_among(known, numbers)
 
 
 def _slot_ids(table: pa.Table, keys: Int64) -> tuple[str, ...]:
@@ -239,7 +247,7 @@ def _arguments(table: pa.Table, beside: dict[str, Any], kind: str, places: npt.N
     free = [name for name in own if name not in fixed]
     if description.free is None:
         return Arguments(fixed)
-    matrix = np.full((len(places), len(free)), ABSENT)
+    matrix = np.full((len(places), len(free)), ABSENT, order="F")
     for place, name in enumerate(free):
         matrix[:, place] = values(name)
     choices = None
@@ -250,4 +258,5 @@ def _arguments(table: pa.Table, beside: dict[str, Any], kind: str, places: npt.N
 
 
 def _column(table: pa.Table, name: str) -> pa.Array:
-    return table[name].combine_chunks()
+    column = table[name]
+    return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
