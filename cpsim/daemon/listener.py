@@ -234,7 +234,7 @@ class Listener:
         Args:
             wait: wait first for something to arrive, or for somebody's time to be over; else only look.
         """
-        timeout_s, now_s = self._select_timeout_s() if wait else 0, self._now_s()
+        timeout_s, now_s, fresh = self._select_timeout_s() if wait else 0, self._now_s(), len(self._fresh)
         events = self._selector.select(timeout_s)
         self._looked_s = self._now_s()
         self._full = self._is_full()
@@ -245,7 +245,7 @@ class Listener:
                 self._on_wake()
             else:
                 self._accept(key.fileobj, self._reading.accepts)  # type: ignore[arg-type]
-        for _ in range(len(self._fresh)):
+        for _ in range(min(fresh, len(self._fresh))):
             self._receive(self._fresh.popleft())
         if self.on_turn is not None:
             self.on_turn(self._acknowledged)
