@@ -32,7 +32,7 @@ from cpsim.run.plan import ReplayTarget
 from cpsim.run.summary import summarise
 from cpsim.scenario import load_workload
 from cpsim.scenario.workload import ABSENT, KIND_CODES
-from cpsim.system.mapped import let_go, stretches, zeros
+from cpsim.system.mapped import let_go, put_anywhere, stretches, zeros
 from cpsim.system.process import prepare_arrow
 
 PAGE = 10_000
@@ -79,7 +79,7 @@ class Accounts:
         for where in stretches(len(workload)):
             for kind, rows in self._rows.items():
                 mine = workload.kind[where] == KIND_CODES[kind]
-                rows[workload.slot[where][mine]] = workload.row[where][mine] + 1
+                put_anywhere(rows, workload.slot[where][mine], workload.row[where][mine] + 1)
         self._names = workload.arguments["counters"].names
         self._earned = np.zeros((len(workload.machines), 1 + len(self._names)), np.int64)
         self._now_us = 0

@@ -128,7 +128,7 @@ def test_cpsim_daemon_in_front_of_a_server_keeps_every_clause(tmp_path, monkeypa
 
 
 def test_a_daemon_that_takes_longer_than_anybody_waits_is_said_once(examine_fake):
-    outcome = examine_fake(clauses=["DELIVER-*"], flush_interval_s=30.0, timeout_s=0.1)
+    outcome = examine_fake(clauses=["DELIVER-*"], flush_interval_s=30.0, timeout_s=1.0)
     assert outcome.deviant == {"DELIVER-1": ""}
     assert outcome.counts["not verifiable"] == len(outcome.findings) - 1
     (late,) = (finding for finding in outcome.findings if finding.result == "deviation")

@@ -118,8 +118,8 @@ def test_the_deadline_bounds_the_whole_exchange(tcp_peer, byte_by_byte):
     for address in (f"http://{peer.host_port}", *([] if byte_by_byte else [peer.host_port])):
         started_s = time.monotonic()
         with pytest.raises(ReplyTimeout) as caught:
-            send(address, timeout_s=0.2)
-        assert time.monotonic() - started_s > 0.15
+            send(address, timeout_s=1.0)
+        assert time.monotonic() - started_s > 0.9
         assert isinstance(caught.value, TimeoutError)
         assert not caught.value.definite
         assert caught.value.errno == errno.ETIMEDOUT

@@ -7,6 +7,7 @@ import threading
 
 import pytest
 
+from cpsim.clock import SYSTEM_CLOCK
 from cpsim.daemon.listener import QUIET_S, Listener
 from cpsim.fake import ANY_PORT, Fake
 from cpsim.testing import ManualClock
@@ -81,8 +82,14 @@ def by_hand():
 
 
 @pytest.fixture
-def fake(here):
-    with Fake({"p": "s"}, unix=here / "cp.sock", tcp=ANY_PORT) as fake:
+def clock():
+    """The clock of the fake."""
+    return SYSTEM_CLOCK
+
+
+@pytest.fixture
+def fake(here, clock):
+    with Fake({"p": "s"}, unix=here / "cp.sock", tcp=ANY_PORT, clock=clock) as fake:
         yield fake
         fake.wait_until_idle()
         with fake.accounts.reading() as ledger:

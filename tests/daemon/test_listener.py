@@ -12,6 +12,8 @@ import pytest
 
 import cpsim
 from cpsim.daemon.listener import QUIET_S, SILENCE_S
+from cpsim.quirks.policies.reading import READ_BYTES
+from cpsim.testing import ManualClock
 
 LONG_S = 60
 FRAME = b"alloc,slot=%s,credits=25,expire=30"
@@ -119,10 +121,25 @@ def test_the_longest_frame(daemon, white):
 @pytest.mark.parametrize("start", [b"alloc,slot=", b"x"])
 @pytest.mark.parametrize("half_close", [False, True])
 @pytest.mark.parametrize("size", [1_501, 2_999, 3_000, 3_001, 50_000, 500_000])
-def test_frames_that_are_too_long_are_told_so(daemon, size, half_close, start):
+@pytest.mark.parametrize("clock", [pytest.param(ManualClock(), id="clock")])
+def test_frames_that_are_too_long_are_told_so(daemon, clock, size, half_close, start, by_hand, wait_for):
     if size == 1_501:
         start = b"alloc,slot="
-    assert daemon.say(start.ljust(size, b"x"), half_close=half_close) == b"ER"
+    with daemon.connect() as sock:
+        sock.sendall(start.ljust(size, b"x"))
+        if half_close:
+            sock.shutdown(socket.SHUT_WR)
+
+        def is_told():
+            if size <= READ_BYTES:  # all of it is read at once, and may become a frame for so long
+                clock.advance(QUIET_S)
+            return by_hand.replied(sock, 0)
+
+        wait_for(is_told)
+        assert sock.recv(100) == b"ER"
+        if not half_close:
+            sock.shutdown(socket.SHUT_WR)
+        assert sock.recv(100) == b""
     assert daemon.slots() == {}
 
 

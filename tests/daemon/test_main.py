@@ -158,7 +158,7 @@ def test_what_a_server_that_is_down_cannot_take_stays(here, server, ini):
 
 def test_a_batch_that_is_not_answered_in_time_is_sent_again(here, server, ini, wait_for):
     server.faults.add("server.hang:kind=bulk,nth=2")  # the first asks whether it knows batch ids
-    options = ("--config", str(ini(server.addresses["http"])), "--timeout", "0.2")
+    options = ("--config", str(ini(server.addresses["http"])), "--timeout", "2")
     with running(here, *options), Client("./cp.sock") as client:
         client.alloc("a")
         wait_for(lambda: read_status(here / "spool").delivered)

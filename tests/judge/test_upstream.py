@@ -141,7 +141,7 @@ def test_it_hangs_until_it_is_told_otherwise(upstream, sender):
 def test_who_leaves_while_it_hangs_has_sent_nothing(upstream):
     upstream.answer("hang", count=1)
     endpoint = UrlEndpoint("http", "127.0.0.1", upstream.port, "/api")
-    with closing(BulkClient(endpoint, CREDENTIALS, timeout_s=0.1)) as hasty, pytest.raises(ReplyTimeout):
+    with closing(BulkClient(endpoint, CREDENTIALS, timeout_s=1)) as hasty, pytest.raises(ReplyTimeout):
         hasty.post("b1", CALLS)
     upstream.answer("ok")
     with closing(BulkClient(endpoint, CREDENTIALS, timeout_s=60)) as patient:

@@ -356,7 +356,7 @@ def test_to_be_stopped_writes_what_happened(site, place, number, wait_for):
             return len(ledger.project(PROJECT).slots) >= 3
 
     arguments = ["--target", site.addresses["unix"], "--server", site.addresses["http"], *credentials()]
-    command = [sys.executable, "-m", "cpsim", "run", "small.toml", "--rate", "40", *arguments, "--output", "out"]
+    command = [sys.executable, "-m", "cpsim", "run", "small.toml", "--rate", "10", *arguments, "--output", "out"]
     environment = os.environ | {"TMPDIR": str(place), "PYTHONWARNINGS": "error"}
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment, text=True) as run:
         wait_for(lambda: has_begun(run))

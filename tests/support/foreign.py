@@ -2,6 +2,7 @@
 
 import io
 import json
+import sys
 import threading
 from collections import Counter, defaultdict
 from contextlib import contextmanager
@@ -127,6 +128,10 @@ def parquet(table):
 class Server(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 128  # with five, some of sixty clients at once wait a second for their connections
+
+    def handle_error(self, request, client_address):
+        if not isinstance(sys.exception(), ConnectionError):  # a client may leave
+            super().handle_error(request, client_address)
 
 
 @contextmanager
