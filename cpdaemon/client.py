@@ -32,7 +32,6 @@ class Outcome(Value):
     """
 
     __match_args__ = ("command", "result", "error")
-    __slots__ = __match_args__
     command: Command
     result: "Literal['accepted', 'refused', 'unknown']"
     error: CreditPiggyError | None

@@ -45,7 +45,6 @@ class Field(Value):
     """
 
     __match_args__ = ("name", "value", "required", "least", "default")
-    __slots__ = __match_args__
     name: str
     value: type[int] | type[str]
     required: bool
@@ -77,7 +76,6 @@ class Description(Value):
     """
 
     __match_args__ = ("kind", "does", "rank", "fields", "free", "state")
-    __slots__ = __match_args__
     kind: str
     does: str
     rank: int
@@ -174,7 +172,6 @@ class Command(Value, ABC):
     """
 
     __match_args__ = ("slot",)
-    __slots__ = ("frame", "slot")
     kind: str
     slot: str
     frame: bytes
@@ -198,7 +195,7 @@ class Command(Value, ABC):
         if "values" in fields:
             fields["values"] = MappingProxyType(_named(self.kind, fields["values"]))
         fields["frame"] = frame = ",".join(_words(self.kind, fields)).encode()
-        self._set(fields)
+        vars(self).update(fields)
         if len(frame) > MAX_FRAME_BYTES:
             raise InvalidCommand(
                 f"{self.kind}: slot {_shown(self.slot)} has a frame of {len(frame):,} bytes, and a daemon reads "
@@ -224,7 +221,6 @@ class Alloc(Command):
     """
 
     __match_args__ = ("slot", "credits", "min", "max", "expire")
-    __slots__ = __match_args__[1:]
     kind = "alloc"
     credits: int | None
     min: int | None
@@ -257,7 +253,6 @@ class Claim(Command):
     """
 
     __match_args__ = ("slot", "machine", "credits")
-    __slots__ = __match_args__[1:]
     kind = "claim"
     machine: str
     credits: int | None
@@ -278,7 +273,6 @@ class Discard(Command):
     """
 
     __match_args__ = ("slot", "reason")
-    __slots__ = __match_args__[1:]
     kind = "discard"
     reason: str | None
 
@@ -298,7 +292,6 @@ class Counters(Command):
     """
 
     __match_args__ = ("slot", "values")
-    __slots__ = __match_args__[1:]
     kind = "counters"
     values: Mapping[str, int]
 
@@ -318,7 +311,6 @@ class Meta(Command):
     """
 
     __match_args__ = ("slot", "values")
-    __slots__ = __match_args__[1:]
     kind = "meta"
     values: Mapping[str, str]
 
@@ -389,7 +381,7 @@ def _check_text(kind: str, name: str, value: object) -> None:
         problem = f"is of type {type(value).__name__}: write str(...)"
     elif not value:
         problem = "is empty: give it at least one character"
-    elif found := _unwritable(value):
+    elif (not value.isprintable() or "," in value or "=" in value) and (found := _unwritable(value)):
         problem = f"contains {found!r}, which no frame can carry: replace it"
     elif value != value.strip():
         problem = "starts or ends with white space, which a daemon may strip: remove it"
@@ -400,8 +392,6 @@ def _check_text(kind: str, name: str, value: object) -> None:
 
 def _unwritable(text: str) -> str:
     """Return the first character that no frame can carry, or nothing."""
-    if text.isprintable() and "," not in text and "=" not in text:
-        return ""
     unwritable = (c for c in text if c in ",=" or c < " " or "\x7f" <= c <= "\x9f" or "\ud800" <= c <= "\udfff")
     return next(unwritable, "")
 

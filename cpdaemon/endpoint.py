@@ -31,7 +31,6 @@ class UnixEndpoint(Value):
     """
 
     __match_args__ = ("path",)
-    __slots__ = __match_args__
     path: str
 
     def __init__(self, path: str) -> None:
@@ -52,7 +51,6 @@ class TcpEndpoint(Value):
     """
 
     __match_args__ = ("host", "port")
-    __slots__ = __match_args__
     host: str
     port: int
 
@@ -79,7 +77,6 @@ class UrlEndpoint(Value):
     """
 
     __match_args__ = ("scheme", "host", "port", "path", "ca", "client_cert", "client_key")
-    __slots__ = __match_args__
     scheme: str
     host: str
     port: int

@@ -306,21 +306,11 @@ def _connect(endpoint: "Endpoint", deadline: Deadline, tls: "ssl.SSLContext | No
 
 
 def _connect_unix(path: str, deadline: Deadline) -> socket.socket:
-    sock = socket.socket(socket.AF_UNIX)
     pause_s = 0.001
-    try:
-        while True:
-            deadline.bound(sock)
-            try:
-                sock.connect(path)
-            except BlockingIOError:  # the backlog is full: connect() of a socket with a timeout does not wait
-                sleep(min(pause_s, deadline.left_s()))
-                pause_s = min(2 * pause_s, MAX_PAUSE_S)
-            else:
-                return sock
-    except BaseException:
-        sock.close()
-        raise
+    while (sock := unix_socket(path)) is None:
+        sleep(min(pause_s, deadline.left_s()))
+        pause_s = min(2 * pause_s, MAX_PAUSE_S)
+    return sock
 
 
 def _connect_tcp(host: str, port: int, deadline: Deadline) -> socket.socket:
@@ -346,8 +336,12 @@ def _send(sock: socket.socket, data: bytes, endpoint: "Endpoint", deadline: Dead
     sent = 0
     try:
         while sent < len(data):
-            deadline.bound(sock)
-            sent += sock.send(memoryview(data)[sent:])
+            if sock.gettimeout():
+                deadline.bound(sock)
+            try:
+                sent += sock.send(memoryview(data)[sent:] if sent else data)
+            except BlockingIOError:
+                sock.settimeout(deadline.left_s())  # from now on it waits
     except TimeoutError as error:
         kind = ReplyTimeout if sent else ConnectTimeout
         raise with_errno(kind, error, f"{endpoint} took {sent} of {len(data)} bytes in time") from error

@@ -7,15 +7,9 @@ class Value:
     """A value that is compared, hashed, shown, copied and pickled by the fields that `__match_args__` names."""
 
     __match_args__: tuple[str, ...] = ()
-    __slots__ = ()
 
     def _freeze(self, **fields: object) -> None:
-        self._set(fields)
-
-    def _set(self, fields: Mapping[str, object]) -> None:
-        set_field = object.__setattr__
-        for name, value in fields.items():
-            set_field(self, name, value)
+        vars(self).update(fields)
 
     def _fields(self) -> tuple[object, ...]:
         fields = (getattr(self, name) for name in self.__match_args__)

@@ -46,7 +46,7 @@ class FrameConnection:
         held: whether it is kept, unanswered, until the client leaves.
         passage: the faults that its command has met, if any.
         answer: sends the reply in the listener's place.
-        since_s: when its first bytes came.
+        since_s: when its first bytes came, or shortly before.
     """
 
     frame = b""
@@ -56,7 +56,7 @@ class FrameConnection:
     stored = answered = ended = grown = sealed = shut = watched = held = False
     passage: Passage | None = None
     answer: Callable[[bytes], object] | None = None
-    since_s: float | None = None
+    since_s = 0.0
 
     def __init__(self, sock: RawSocket) -> None:
         self.sock = sock

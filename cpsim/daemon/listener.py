@@ -102,6 +102,7 @@ class Listener:
         self._quiet: OrderedDict[FrameConnection, None] = OrderedDict()
         self._thread = Thread(self._serve, "cpsim-daemon")
         self.malformed = self._acknowledged = self._passed_on = 0
+        self._looked_s = 0.0
         self.replies = ReplyRecord()
         self.on_progress: Callable[[], object] = tuple
         self._scheduled: list[tuple[float, int, Callable[[], object], FrameConnection | None]] = []
@@ -233,8 +234,9 @@ class Listener:
         Args:
             wait: wait first for something to arrive, or for somebody's time to be over; else only look.
         """
-        timeout_s, now_s = self._select_timeout_s() if wait else 0, self._now_s()
+        timeout_s, now_s, fresh = self._select_timeout_s() if wait else 0, self._now_s(), len(self._fresh)
         events = self._selector.select(timeout_s)
+        self._looked_s = self._now_s()
         self._full = self._is_full()
         for key, _ in events:
             if key.data is not None:
@@ -243,11 +245,12 @@ class Listener:
                 self._on_wake()
             else:
                 self._accept(key.fileobj, self._reading.accepts)  # type: ignore[arg-type]
-        for _ in range(len(self._fresh)):
+        for _ in range(min(fresh, len(self._fresh))):
             self._receive(self._fresh.popleft())
         if self.on_turn is not None:
             self.on_turn(self._acknowledged)
         self._end_waits(now_s)  # the time before the select: bytes that have arrived since are read first
+        self.replies.count()
         self.on_progress()
         self._pass_on()
         self.on_progress()
@@ -327,7 +330,8 @@ class Listener:
         if connection.answered:
             self._receive_more(connection, data)
             return
-        connection.since_s = self._now_s() if connection.since_s is None else connection.since_s
+        if not connection.frame:
+            connection.since_s = self._looked_s
         frame = connection.frame = connection.frame + data
         ended = not data or self._reads_once or b"\n" in frame.lstrip()
         if not frame:
@@ -338,10 +342,7 @@ class Listener:
         try:
             call = self._parse(frame)
         except MalformedFrame:
-            if ended or cannot_complete(frame):
-                self._refuse(connection)
-            else:
-                self._watch(connection)
+            (self._refuse if ended or cannot_complete(frame) else self._watch)(connection)
         else:
             if self._full:
                 self._refuse(connection)
@@ -376,7 +377,8 @@ class Listener:
 
     def reply(self, connection: FrameConnection, reply: bytes) -> None:
         """Reply to a command, or have its faults do so."""
-        self.replies.count(connection, reply)
+        self._looked_s = self._now_s()
+        self.replies.note(connection, reply, self._looked_s)
         if connection.answer is None:
             self.send(connection, reply)
         else:
@@ -386,7 +388,6 @@ class Listener:
         """Send the reply to a command."""
         if self._waits is not None:
             self._waits.end(connection)
-        self.replies.measure(connection, self._now_s())
         try:  # noqa: SIM105 - suppress() takes longer than all the rest of this
             connection.sock.send(reply, socket.MSG_DONTWAIT)
         except OSError:
@@ -418,12 +419,10 @@ class Listener:
             return  # an answered client cannot extend its timeout
         self._silent.pop(connection, None)
         self._quiet.pop(connection, None)
-        if connection.frame or connection.answered:
-            connection.deadline = self._now_s() + QUIET_S
-            self._quiet[connection] = None
-        else:
-            connection.deadline = self._now_s() + SILENCE_S
-            self._silent[connection] = None
+        has_begun = connection.frame or connection.answered
+        pool, time_s = (self._quiet, QUIET_S) if has_begun else (self._silent, SILENCE_S)
+        connection.deadline = self._now_s() + time_s
+        pool[connection] = None
 
     def _end_waits(self, now: float) -> None:
         for pool in (self._silent, self._quiet):

@@ -34,7 +34,7 @@ def daemon_metrics(daemons: Sequence[Daemon]) -> list[Family]:
         daemon.delays.note()  # or what has just left would be missing
     # before the rest, and as of now: a command that these count waits nowhere below
     delays = [(labels, daemon.delays.buckets.read()) for labels, daemon in labelled]
-    replies = [(labels, daemon.listener.replies) for labels, daemon in labelled if daemon.listener is not None]
+    replies = [(labels, *daemon.listener.replies.read()) for labels, daemon in labelled if daemon.listener is not None]
     spools = [(labels, daemon.spool_path) for labels, daemon in labelled if daemon.spool_path is not None]
     statuses = [(labels, status) for labels, each in labelled if (status := each.spool_status()) is not None]
     oldest = [
@@ -43,10 +43,10 @@ def daemon_metrics(daemons: Sequence[Daemon]) -> list[Family]:
     ]
     by_reply = [
         (labels | {"kind": kind, "reply": reply.decode(errors="replace")}, count)
-        for labels, each in replies
-        for (kind, reply), count in list(each.counts.items())
+        for labels, counts, _ in replies
+        for (kind, reply), count in counts.items()
     ]
-    latencies = [(labels, each.latency.read()) for labels, each in replies]
+    latencies = [(labels, latency) for labels, _, latency in replies]
     queued = [(labels, daemon.pending) for labels, daemon in labelled]
     sizes = [(labels, _size_bytes(path)) for labels, path in spools]
     return [

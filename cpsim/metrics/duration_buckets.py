@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
-from itertools import accumulate
+from bisect import bisect_left, bisect_right
+from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 if TYPE_CHECKING:
@@ -39,6 +39,12 @@ class DurationBuckets:
         """Count a duration, `count` times."""
         self._counts[bisect_left(BOUNDS_S, duration_s)] += count
         self._sum_s += duration_s * count
+
+    def observe_all(self, durations_s: Sequence[float]) -> None:
+        """Count durations, at a fraction of what it costs to count each."""
+        in_order = sorted(durations_s)
+        up_to = [0, *(bisect_right(in_order, bound_s) for bound_s in BOUNDS_S), len(in_order)]
+        self.add([more - less for less, more in pairwise(up_to)], sum(in_order))
 
     def add(self, counts: Sequence[int], sum_s: float) -> None:
         """Count many durations: how many are in each bucket, up to infinity, and their sum in seconds."""

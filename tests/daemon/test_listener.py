@@ -192,6 +192,18 @@ def test_an_answered_client_is_given_its_time_from_the_answer_on(stepped, record
     assert recorder.slots == ["xyz"]
 
 
+def test_an_answered_client_has_a_turn_to_close_before_it_is_told_that_no_more_follows(stepped, recorder):
+    sock = stepped.connect()
+    sock.sendall(b"alloc,slot=x")
+    stepped.listener.step()
+    assert sock.recv(100) == b"OK"
+    with pytest.raises(BlockingIOError):
+        sock.recv(100, socket.MSG_DONTWAIT)
+    sock.close()
+    stepped.listener.step()
+    assert recorder.slots == ["x"]
+
+
 def test_what_arrives_in_time_is_read_however_late_the_daemon_looks(stepped, recorder):
     sock = stepped.connect(b"alloc,slot=x")
     assert stepped.answer(sock) == b"OK"

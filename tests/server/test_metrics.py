@@ -9,7 +9,7 @@ import pytest
 from prometheus_client import parser
 from prometheus_client.openmetrics import parser as openmetrics_parser
 
-from cpdaemon import Client
+from cpdaemon import Client, ReplyLost
 from cpsim.fake import ANY_PORT, Fake
 from cpsim.metrics.apply_delays import ApplyDelays
 from cpsim.metrics.duration_buckets import BOUNDS_S, DurationBuckets
@@ -94,6 +94,20 @@ def test_the_figures_are_those_of_what_was_sent(fake, url, accept):
     assert found["cpsim_build_info"] == {of(): 1}
 
 
+def test_replies_are_counted_however_many_and_whatever_keeps_them_from_the_client(here):
+    faults = ["daemon.lose-reply:slot=lost"]
+    with Fake({"p": "s"}, unix=here / "cp.sock", http=ANY_PORT, faults=faults) as fake:
+        with Client("./cp.sock") as client:
+            for number in range(600):
+                client.alloc(f"s{number}")
+            with pytest.raises(ReplyLost):
+                client.alloc("lost")
+        found = scrape(fake.addresses["http"].removesuffix("/api") + "/metrics")
+    assert found["cpsim_daemon_replies_total"] == {of(project="p", kind="alloc", reply="OK"): 601}
+    assert found["cpsim_daemon_reply_duration_seconds_count"] == {of(project="p"): 601}
+    assert found["cpsim_daemon_reply_duration_seconds_sum"][of(project="p")] > 0
+
+
 def test_what_waits_is_queued_and_has_an_age(here):
     with Fake({"p": "s"}, unix=here / "cp.sock", http=ANY_PORT, flush_interval_s=3600) as fake:
         url = fake.addresses["http"].removesuffix("/api") + "/metrics"
@@ -145,6 +159,9 @@ def test_a_histogram_counts_up_to_each_bound_and_beyond():
     upto = dict(zip([*BOUNDS_S, math.inf], counts, strict=True))
     assert (upto[0.0005], upto[0.001], upto[0.0025], upto[7200], upto[math.inf]) == (0, 2, 3, 3, 6)
     assert sum_s == pytest.approx(3e9 + 0.0031)
+    at_once = DurationBuckets()
+    at_once.observe_all([1e9, 0.001, 0.0011, 1e9, 0.001, 1e9])
+    assert at_once.read() == (counts, pytest.approx(sum_s))
 
 
 def test_apply_delays_are_those_of_each_command():

@@ -10,7 +10,6 @@ import socket
 import ssl
 from _socket import socket as RawSocket  # noqa: N812 - a class, as in one_shot.py
 from collections import deque
-from select import POLLIN, poll
 from typing import TYPE_CHECKING, Any, Final
 
 import httptools
@@ -54,25 +53,26 @@ class KeepAlive:
         self._poller = Many()
         self.poll = self._poller.poll
         self._connections: dict[int, _HttpConnection] = {}
-        self._idle: list[int] = []
+        self._idle: dict[int, None] = {}
+        self._has_rested = False
+        """Whether connections have become idle since the last look for closed ones."""
         self._opening: dict[int, bytes] = {}
         self._known: dict[bytes, Answer] = {}
         self._tls = tls_of(endpoint)
 
     def send(self, payload: bytes) -> int:
         """See `Wire`."""
-        while self._idle:
-            fd = self._idle.pop()
-            if self._connections[fd].poll(0):  # the server has closed it
-                self.abandon(fd)
-                continue
-            try:
-                self._connections[fd].sock.sendall(payload)
-            except OSError as error:
-                self.abandon(fd)
-                raise NotSent(f"cannot send: {error.strerror or error}") from error
-            return fd
-        return self._connect(payload)
+        if self._has_rested:
+            self._drop_closed()
+        if not self._idle:
+            return self._connect(payload)
+        fd, _ = self._idle.popitem()
+        try:
+            self._connections[fd].sock.sendall(payload)
+        except OSError as error:
+            self.abandon(fd)
+            raise NotSent(f"cannot send: {error.strerror or error}") from error
+        return fd
 
     def receive(self, fd: int) -> Answer | None:
         """See `Wire`."""
@@ -89,7 +89,7 @@ class KeepAlive:
                 return OperationOutcome.REFUSED, f"cannot connect: {reason_of(error)}"
             return OperationOutcome.UNKNOWN, f"reply lost: {error.strerror or error}"
         if connection.at_rest and data in self._known:
-            self._idle.append(fd)
+            self._rest(fd)
             return self._known[data]
         return self._parsed(fd, connection, data)
 
@@ -110,7 +110,7 @@ class KeepAlive:
             if is_first_read:
                 self._remember(data, answer)
             connection.begin()
-            self._idle.append(fd)
+            self._rest(fd)
         else:
             self.abandon(fd)
         return answer
@@ -124,8 +124,7 @@ class KeepAlive:
                 self._pass_over(connection.address)
                 self.dropped += not isinstance(connection.sock, ssl.SSLSocket) and was_dropped(connection.sock)
             connection.sock.close()
-        with contextlib.suppress(ValueError):
-            self._idle.remove(fd)
+        self._idle.pop(fd, None)
         return is_unsent
 
     def close(self) -> None:
@@ -133,6 +132,20 @@ class KeepAlive:
         for fd in list(self._connections):
             self.abandon(fd)
         self._poller.close()
+
+    def _rest(self, fd: int) -> None:
+        self._idle[fd] = None
+        self._has_rested = True
+
+    def _drop_closed(self) -> None:
+        """Close idle connections that the server has closed: one look for all requests of a turn of the engine.
+
+        Whoever polls is told of those that are closed later.
+        """
+        self._has_rested = False
+        for fd in self._poller.poll(0.0, len(self._connections)):
+            if fd in self._idle:
+                self.abandon(fd)
 
     def _remember(self, response: bytes, answer: Answer) -> None:
         """Cache a response's answer: most responses equal an earlier one byte for byte."""
@@ -220,9 +233,6 @@ class _HttpConnection:
     def __init__(self, sock: socket.socket | RawSocket, address: Any) -> None:  # noqa: ANN401 - as the family has it
         self.sock = sock
         self.address = address
-        watching = poll()
-        watching.register(sock.fileno(), POLLIN)
-        self.poll = watching.poll
         self._parser = httptools.HttpResponseParser(self)
         self.begin()
 

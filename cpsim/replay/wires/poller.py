@@ -92,9 +92,9 @@ if sys.platform == "darwin":
         def forget(self, fd: int) -> None:
             """Nothing to do: closing the descriptor is enough."""
 
-        def poll(self, patience_s: float) -> list[int]:
-            """The ready descriptors, after at most `patience_s` seconds."""
-            return [event.ident for event in self._kqueue.control(None, EVENTS_A_POLL, patience_s)]
+        def poll(self, patience_s: float, most: int = EVENTS_A_POLL) -> list[int]:
+            """The ready descriptors, at most so many, after at most `patience_s` seconds."""
+            return [event.ident for event in self._kqueue.control(None, most, patience_s)]
 
         def close(self) -> None:
             """Stop polling."""
@@ -122,14 +122,14 @@ else:
         def forget(self, fd: int) -> None:
             """Nothing to do: closing the descriptor is enough."""
 
-        def poll(self, patience_s: float) -> list[int]:
-            """The ready descriptors, after at most `patience_s` seconds."""
+        def poll(self, patience_s: float, most: int = EVENTS_A_POLL) -> list[int]:
+            """The ready descriptors, at most so many, after at most `patience_s` seconds."""
             coarse_ms = 0
             if patience_s > 0:
                 fine_s, coarse_ms = parts_of(patience_s, selectable=self._own_fd < SELECTABLE)
                 if fine_s:
                     select((self._own_fd,), (), (), fine_s)
-            return [fd for fd, _ in self._poll(coarse_ms / 1000, EVENTS_A_POLL)]
+            return [fd for fd, _ in self._poll(coarse_ms / 1000, most)]
 
         def close(self) -> None:
             """Stop polling."""
