@@ -107,7 +107,7 @@ def _judged(
     """Judge a run folder, and print the verdict."""
     from cpsim.accounts.sources import PAUSE_S
     from cpsim.evidence.files import EvidenceFolder
-    from cpsim.run.folder import json_text, verdict_document
+    from cpsim.run.documents import json_text, verdict_document
     from cpsim.run.results import results_of
     from cpsim.run.spread import FolderToJudge, judge_folder
     from cpsim.run.summary import verdict_lines

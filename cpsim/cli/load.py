@@ -365,6 +365,7 @@ def _search(
     from cpsim.run import folder as run_folder
     from cpsim.run.capacity import Capacity, find
     from cpsim.run.curve import show
+    from cpsim.run.documents import capacity_document, json_text
     from cpsim.run.results import results_of_search
     from cpsim.ui.terminal import Stages, console, printed
 
@@ -377,12 +378,12 @@ def _search(
         if found.best is not None:
             found.best.summary.check(thresholds)
         files.add(lambda: results_of_search(found, thresholds, printed(partial(show, found))))
-        document = run_folder.capacity_document(found, request)
+        document = capacity_document(found, request)
         try:
             run_folder.write_capacity(found, document, written)
         finally:
             if as_json:
-                click.echo(run_folder.json_text(document), nl=False)
+                click.echo(json_text(document), nl=False)
             else:
                 show(found, console)
                 if written.is_whole:

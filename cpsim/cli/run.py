@@ -281,15 +281,13 @@ def _ahead(is_wanted: bool, *, fail_fast: bool) -> AbstractContextManager[Ahead 
 
 
 def _print(result: Run, summary: Summary, output: OutputFolder, *, as_json: bool) -> None:
-    from cpsim.run import folder as run_folder
+    from cpsim.run.documents import json_text, run_document, verdict_document
     from cpsim.run.summary import show
     from cpsim.ui.terminal import console
 
     if as_json:
-        document = run_folder.run_document(result, summary) | run_folder.verdict_document(
-            result.evidence, result.verdict
-        )
-        click.echo(run_folder.json_text(document), nl=False)
+        document = run_document(result, summary) | verdict_document(result.evidence, result.verdict)
+        click.echo(json_text(document), nl=False)
     else:
         show(result, summary, console)
         if output.is_whole:

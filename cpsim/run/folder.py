@@ -30,13 +30,10 @@ of each process. So what a run leaves that is cut short can be judged.
 from __future__ import annotations
 
 import fcntl
-import json
 import os
-import platform
 from contextlib import ExitStack, suppress
 from datetime import UTC, datetime
 from functools import partial
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Final
 
 import pyarrow as pa
@@ -46,10 +43,8 @@ from cpsim.errors import CpsimError, in_one_line
 from cpsim.evidence import unfinished
 from cpsim.evidence.files import EVIDENCE, WORKLOAD
 from cpsim.evidence.writing import writers
-from cpsim.judge.repeat import shell_lines
-from cpsim.judge.timeline import timeline
 from cpsim.run import page
-from cpsim.run.drivers import EMBEDDED
+from cpsim.run.documents import json_text, run_document, verdict_document
 from cpsim.store.file import OWNER_ONLY
 from cpsim.system.mapped import give_back
 from cpsim.system.replacing import replacing
@@ -59,15 +54,12 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import Self
 
-    from cpsim.evidence.evidence import Evidence
-    from cpsim.judge.verdict import Example, Verdict
-    from cpsim.run.capacity import Capacity, SearchRequest
+    from cpsim.run.capacity import Capacity
     from cpsim.run.pipeline import Run
     from cpsim.run.summary import Summary
 
 OWNER_ONLY_FOLDER: Final = 0o700
 """Mode of a run folder: slots, machines and what was sent are private to who has run it, as in a store."""
-SERVE: Final = f"cpsim serve --unix {EMBEDDED.path} --http 127.0.0.1:8080 &"
 
 
 class FolderExists(CpsimError):
@@ -186,11 +178,6 @@ def new_name(scenario: Path, runs: Path) -> Path:
     return runs / f"{name}-{datetime.now(UTC):%Y%m%d-%H%M%S-%f}"
 
 
-def json_text(document: dict[str, Any]) -> str:
-    """A document in the JSON format of the run folder."""
-    return json.dumps(document, indent=2) + "\n"
-
-
 def write(
     run: Run,
     summary: Summary,
@@ -237,39 +224,6 @@ def _text(text: str) -> Callable[[Path], object]:
     return lambda path: path.write_text(text, encoding="utf-8")
 
 
-def run_document(run: Run, summary: Summary) -> dict[str, Any]:
-    """`run.json`: scenario, target, figures, versions and machine."""
-    plan, evidence, workload = run.plan, run.evidence, run.plan.workload
-    return {
-        "scenario": workload.name,
-        "seed": workload.seed,
-        "workload_sha256": plan.digest or workload.digest(),
-        "notes": list(workload.notes),
-        "slot_prefix": plan.slot_prefix,
-        "endpoint": "embedded" if plan.embedded else str(plan.target.endpoint),
-        "server": None if plan.embedded or plan.target.server is None else str(plan.target.server),
-        **({} if plan.target.accounts is None else {"accounts": str(plan.target.accounts)}),
-        "project": None if workload.sites else evidence.project,
-        "projects": list(workload.projects) or None,
-        "pace": str(plan.pace),
-        "started": plan.started.isoformat(timespec="milliseconds"),
-        "interrupted": evidence.interrupted,
-        "faults": [{name: fault[name] for name in ("fault", "selected", "fired")} for fault in evidence.faults],
-        **summary.figures(),
-        **_where(),
-    }
-
-
-def _where() -> dict[str, Any]:
-    """Versions and machine."""
-    return {
-        "versions": {"cpsim": version("creditpiggy-sim")}
-        | {name: version(name) for name in ("numpy", "faker", "pyarrow")}
-        | {"python": platform.python_version()},
-        "machine": {"system": platform.platform(), "processors": os.cpu_count()},
-    }
-
-
 def write_capacity(found: Capacity, document: dict[str, Any], output: OutputFolder) -> None:
     """Write the result of a search, and its document.
 
@@ -280,41 +234,6 @@ def write_capacity(found: Capacity, document: dict[str, Any], output: OutputFold
     output.write({"capacity.json": _text(json_text(document)), **times})
 
 
-def capacity_document(found: Capacity, request: SearchRequest) -> dict[str, Any]:
-    """`capacity.json`: the steps of a search, the target, versions and machine."""
-    return {
-        "scenario": request.workload.name,
-        "seed": request.workload.seed,
-        "endpoint": str(request.target.endpoint),
-        "server": None if request.target.server is None else str(request.target.server),
-        "processes": request.processes,
-        **found.document(),
-        **_where(),
-    }
-
-
 def _times(summary: Summary) -> dict[str, Callable[[Path], object]]:
     times = {"latency": summary.service, "response": summary.response, "effect": summary.apply_delay}
     return {f"{name}.hgrm": recorded.write for name, recorded in times.items() if recorded is not None}
-
-
-def verdict_document(evidence: Evidence, verdict: Verdict) -> dict[str, Any]:
-    """`verdict.json`: the verdict, and how to repeat the anomalies."""
-    examples = [
-        {
-            "name": name,
-            "slot": example.anomaly.subject,
-            "detail": example.anomaly.detail,
-            "timeline": timeline(example).lines,
-            "repeat": _repeat(evidence, example),
-        }
-        for name, examples in verdict.examples.items()
-        for example in examples
-    ]
-    return verdict.document() | {"examples": examples, "repeat": evidence.command}
-
-
-def _repeat(evidence: Evidence, example: Example) -> list[str]:
-    """Shell lines that repeat an example's commands on another slot."""
-    lines = shell_lines(example.steps, evidence.endpoint, evidence.project)
-    return [SERVE, *lines] if evidence.embedded else lines

@@ -24,8 +24,8 @@ from cpsim.net.http.carrier import Carrier
 from cpsim.net.http.messages import Failure, Response
 from cpsim.net.listen import is_loopback
 from cpsim.replay.engine import Effort
+from cpsim.run.documents import run_document, verdict_document
 from cpsim.run.drivers import Replayed
-from cpsim.run.folder import run_document, verdict_document
 from cpsim.run.follower import Channel, Follower, handed
 from cpsim.run.page import html
 from cpsim.run.pipeline import ApplyDelay, Run

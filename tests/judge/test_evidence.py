@@ -1,5 +1,6 @@
 """What is wrong is shown with what happened, and with lines that repeat it; all is judged only when nothing moves."""
 
+import dataclasses
 import json
 import os
 import re
@@ -21,6 +22,8 @@ from cpsim.judge.verdict import Verdict
 from cpsim.net.control import ControlClient
 from cpsim.replay.pace import AsFastAsPossible
 from cpsim.run import folder as run_folder
+from cpsim.run.documents import verdict_document
+from cpsim.run.drivers import EMBEDDED
 from cpsim.run.pipeline import ReplayTarget, run
 from cpsim.run.summary import summarise
 from cpsim.scenario import generate, source
@@ -120,7 +123,7 @@ def perform(where, *, timeout_s=2.0):
 @pytest.mark.parametrize("where", ["unix", "tcp", "http"])
 def test_the_lines_of_a_finding_repeat_it(miserly, site, netcat, where):
     result = perform(target(site, where))
-    document = run_folder.verdict_document(result.evidence, result.verdict)
+    document = verdict_document(result.evidence, result.verdict)
     example = next(example for example in document["examples"] if example["name"] == "under-credited")
     script = "\n".join(["set -e", *example["repeat"]])
     subprocess.run(["bash", "-c", script], check=True, capture_output=True, timeout=280, env=netcat)
@@ -131,6 +134,14 @@ def test_the_lines_of_a_finding_repeat_it(miserly, site, netcat, where):
     for name in ("state", "machine", "granted", "counters", "meta", "min", "max"):
         assert getattr(again, name) == getattr(first, name)
     assert again.granted == 0
+
+
+def test_the_lines_of_a_finding_at_an_embedded_server_start_one(miserly, site):
+    result = perform(target(site, "unix"))
+    own = dataclasses.replace(result.evidence, embedded=True, endpoint=EMBEDDED)
+    serve, *lines = verdict_document(own, result.verdict)["examples"][0]["repeat"]
+    assert serve == "cpsim serve --unix creditapi.socket --http 127.0.0.1:8080 &"
+    assert all(line.endswith("| nc -U creditapi.socket") for line in lines)
 
 
 def test_a_command_that_was_never_sent_is_not_repeated():

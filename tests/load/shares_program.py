@@ -25,7 +25,7 @@ from cpsim.load.asking import WorkerLost
 from cpsim.load.judging import by_workers
 from cpsim.load.outcome import Shares
 from cpsim.load.share import WorkersShare, partitions_of
-from cpsim.run.folder import verdict_document
+from cpsim.run.documents import verdict_document
 from cpsim.run.measured import Measured
 
 WARM_UP_S = 0.05

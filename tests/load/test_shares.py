@@ -9,7 +9,7 @@ import pytest
 
 from cpdaemon.endpoint import UnixEndpoint
 from cpsim.fake import ANY_PORT, Fake
-from cpsim.run.folder import json_text
+from cpsim.run.documents import json_text
 from cpsim.run.plan import ReplayTarget
 from tests.judge.test_judge_again import PROJECT, SECRET, perform, server_of
 

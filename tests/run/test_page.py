@@ -16,7 +16,7 @@ from cpsim.config.thresholds import Threshold
 from cpsim.evidence.journal import RECORD_TYPE, OperationOutcome
 from cpsim.replay.pace import AsFastAsPossible
 from cpsim.run import page, pipeline
-from cpsim.run.folder import run_document, verdict_document
+from cpsim.run.documents import run_document, verdict_document
 from cpsim.run.latency import Histogram
 from cpsim.run.over_time import OverTime
 from cpsim.run.pipeline import ApplyDelay
