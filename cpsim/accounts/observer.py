@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from itertools import chain
 from typing import TYPE_CHECKING, Final
 
 from cpdaemon.signing import token
@@ -15,7 +16,7 @@ from cpsim.errors import CpsimError
 from cpsim.net.control import ControlClient
 from cpsim.net.http.client import CannotReach, fetch
 from cpsim.system.mapped import NoRoom
-from cpsim.system.mapped_rows import MappedRows
+from cpsim.system.mapped_rows import MappedRows, together
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -123,8 +124,7 @@ class Observer:
         if first is None:
             return None
         with MappedRows(first.schema) as rows:
-            rows.add(first)
-            for page in pages:
+            for page in together(chain([first], pages)):
                 rows.add(page)
             return rows.table()
 

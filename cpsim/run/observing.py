@@ -11,6 +11,7 @@ from cpsim.evidence.evidence import Seen
 from cpsim.judge.books import imbalances
 from cpsim.judge.judge import OF_ACCOUNTS, OF_REPLIES, checkers_of_others, judge
 from cpsim.judge.verdict import Verdict
+from cpsim.system.mapped import give_back
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -97,6 +98,7 @@ def conclude(
 
 
 def _judged(evidence: Evidence, checkers: Sequence[Checker]) -> Verdict:
+    give_back()
     return judge(evidence.partitions(), evidence.head(), checkers)
 
 

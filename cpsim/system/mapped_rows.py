@@ -11,7 +11,7 @@ import pyarrow as pa
 from cpsim.system.mapped import let_go, mapped, writing
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from typing import Self
 
 ROWS: Final = 65_536
@@ -76,3 +76,15 @@ def pieces(table: pa.Table, rows: int = ROWS) -> Iterator[pa.Table]:
     for start in range(0, len(table), rows):
         yield table.slice(start, rows)
         let_go()
+
+
+def together(tables: Iterable[pa.Table], rows: int = ROWS) -> Iterator[pa.Table]:
+    """The rows of small tables, so many at a time or more: each array of a column takes some hundred bytes."""
+    small: list[pa.Table] = []
+    for table in tables:
+        small.append(table)
+        if sum(map(len, small)) >= rows:
+            yield pa.concat_tables(small).combine_chunks()
+            small = []
+    if small:
+        yield pa.concat_tables(small).combine_chunks()

@@ -60,6 +60,7 @@ def test_a_request_has_one_page_of_slots(asked, fake):
     assert slots == pq.read_table(io.BytesIO(fake.inspector.slots_parquet()))
     places = [query and query.get("cursor", 0) for name, query in asked.asked if name == "slots.parquet"]
     assert places == [0, 3, 6]
+    assert slots["slot"].num_chunks == 1  # thousands of pages would take memory for as many arrays of each column
 
 
 def test_commands_are_applied_between_two_pages(asked, fake):
