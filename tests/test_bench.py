@@ -73,7 +73,8 @@ def test_with_a_compiler_a_fake_is_measured_with_as_many_slots_too(ratios, monke
 
     if ratios.limit_of(tmp_path) is None:
         pytest.skip("there is no C compiler")
-    monkeypatch.setattr(c_limit, "ROUND_S", 0.05)
+    monkeypatch.setattr(c_limit, "ROUND_S", 1.0)
+    monkeypatch.setattr(ratios.limits, "BESIDE_ROUNDS", 3)
     monkeypatch.setattr(ratios.slots, "SLOTS", 10)
     monkeypatch.setattr(ratios.limits, "SLOTS", 1000)
     ratios.main([str(tmp_path / "new.json"), "--slots", "2000"])
@@ -85,7 +86,7 @@ def test_with_a_compiler_the_programs_in_c_answer_and_ask(monkeypatch, tmp_path)
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     import c_limit
 
-    monkeypatch.setattr(c_limit, "ROUND_S", 0.1)
+    monkeypatch.setattr(c_limit, "ROUND_S", 1.0)
     try:
         limit = c_limit.Limit(tmp_path)
     except FileNotFoundError:

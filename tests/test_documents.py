@@ -64,7 +64,7 @@ def programs(tools, tmp_path_factory):
 
 
 @pytest.mark.thorough
-@pytest.mark.timeout(1200)
+@pytest.mark.timeout(2400)
 @pytest.mark.parametrize(
     "document", [*filter(snippets, DOCUMENTS)], ids=lambda document: str(document.relative_to(ROOT))
 )
@@ -120,7 +120,7 @@ def run(command, folder, path):
         start_new_session=True,
     ) as process:
         try:
-            said, _ = process.communicate(timeout=250)
+            said, _ = process.communicate(timeout=600)
         finally:
             with suppress(ProcessLookupError):  # a snippet that failed may have left a server behind
                 os.killpg(process.pid, signal.SIGKILL)
