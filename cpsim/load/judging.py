@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial, reduce
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import gevent
 import pyarrow as pa
@@ -40,8 +40,12 @@ def by_workers(shares: Shares, evidence: Evidence, checkers: Sequence[Checker]) 
     count, names = evidence.count, names_of(checkers)
     slots_of, outstanding_of = aside(lambda: (evidence.slots_by_partition(), _outstanding_by_partition(evidence)))
 
+    def seen_of(part: int) -> dict[str, Any] | None:
+        give_back()  # what was freed since the accounts were read, or the partition before
+        return seen_to_plain(evidence.seen, slots_of(part), outstanding_of(part), checkers)
+
     def judge_part(share: Share, part: int) -> list[Verdict]:
-        seen = aside(lambda: seen_to_plain(evidence.seen, slots_of(part), outstanding_of(part), checkers))
+        seen = aside(partial(seen_of, part))
         try:
             return verdicts_of(shares.ask(share, "judge", part=part, checkers=names, seen=seen))
         except WorkerLost:
@@ -59,7 +63,6 @@ def by_workers(shares: Shares, evidence: Evidence, checkers: Sequence[Checker]) 
         judging = [gevent.spawn(judge_part, share, first + share.index) for share in shares.all]
         gevent.joinall(judging, raise_error=True)
         found = aside(partial(reduce, merged, [each.value for each in judging], found))
-        aside(give_back)
     return aside(lambda: concluded([found], evidence.head(), checkers))
 
 

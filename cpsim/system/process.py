@@ -62,15 +62,13 @@ def do_without_pandas() -> None:
 
 
 def prepare_arrow() -> None:
-    """Have pyarrow take memory from the C library, and look for pandas now, in vain. Needs the extra "run".
+    """Have pyarrow look for pandas now, in vain. Needs the extra "run".
 
-    Its own pool is left with gaps, more of them the longer a run is, and a fifth of the time of a judgement went into
-    having memory again. At its first array it would import pandas, which takes half a second; who needs pandas imports
-    it as ever, and pyarrow does where it makes a frame.
+    At its first array it would import pandas, which takes half a second; who needs pandas imports it as ever, and
+    pyarrow does where it makes a frame.
     """
     import pyarrow as pa  # noqa: PLC0415 - slow to import
 
-    pa.set_memory_pool(pa.system_memory_pool())
     finder = _WithoutPandas()
     sys.meta_path.insert(0, finder)
     try:

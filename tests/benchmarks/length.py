@@ -10,10 +10,13 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import resource
 import sys
 import time
 from pathlib import Path
+
+os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")  # as in `cpsim.__main__`
 
 import numpy as np
 import pyarrow as pa
