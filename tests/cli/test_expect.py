@@ -28,6 +28,7 @@ def jobs(fake):
     client.claim("job-1", "w")
     client.alloc("job-2")
     client.discard("job-2", "exit-3")
+    fake.wait_until_idle()
 
 
 @pytest.mark.usefixtures("jobs")
