@@ -18,6 +18,7 @@ from cpsim.load.page import show_verdict
 from cpsim.load.settings import Settings
 from cpsim.load.worker import Worker
 from cpsim.run.live_figures import LiveFigures
+from cpsim.system.mapped import keep_nothing_large
 from cpsim.system.process import prepare_arrow
 
 if TYPE_CHECKING:
@@ -62,6 +63,7 @@ def take_part(environment: Environment, runner: Runner, web_ui: WebUI | None, **
     if web_ui is not None:
         _check_free(web_ui)
     prepare_arrow()
+    keep_nothing_large()
     settings = Settings.given()
 
     if not isinstance(runner, MasterRunner):

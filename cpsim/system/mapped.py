@@ -150,10 +150,23 @@ def keep_freed() -> None:
     It would give large pieces back at once, and zero the next ones again, page by page: a judgement takes the
     same ones for each partition. Where it is not glibc, nothing changes.
     """
+    _set_option(M_TRIM_THRESHOLD, 64 << 20)
+    _set_option(M_MMAP_THRESHOLD, 32 << 20)
+
+
+def keep_nothing_large() -> None:
+    """Have the C library give back pieces of 128 KiB or more as soon as they are freed.
+
+    By itself it comes to keep larger and larger ones, with gaps, the longer a load is. Where it is not glibc, nothing
+    changes.
+    """
+    _set_option(M_MMAP_THRESHOLD, 128 << 10)
+
+
+def _set_option(option: int, value: int) -> None:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
-        mallopt(M_TRIM_THRESHOLD, 64 << 20)
-        mallopt(M_MMAP_THRESHOLD, 32 << 20)
+        mallopt(option, value)
 
 
 def give_back() -> None:

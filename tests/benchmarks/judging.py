@@ -32,7 +32,7 @@ MADE, ODD = 4_000_000, 1_000_000
 """Operations of a run folder that is made, and of one with odd slots."""
 WANTED = 90_000
 """Operations judged in a second, however many slots are wrong or unknown."""
-JUDGING = "import sys; from cpsim.cli import main; sys.argv[1:1] = ['judge']; main()"
+JUDGING = "import sys; from cpsim.__main__ import main; sys.argv[1:1] = ['judge']; main()"
 READING = """
 import sys
 import pyarrow as pa, pyarrow.parquet as pq
