@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
     Ints = npt.NDArray[np.int64]
 
-SECONDS: Final = 30
-"""Of a load whose histograms are in memory at a time."""
+AT_ONCE: Final = 30
+"""Seconds, or intervals, of a load whose histograms are in memory at a time."""
 
 
 class AskAll(Protocol):
@@ -121,13 +121,13 @@ def _seconds(ask_all: AskAll, count: int, *, is_due: bool) -> list[dict[str, flo
     """A row of each second, as `by_second` has it; times are those of histograms."""
     names = ("service", "response", "lateness") if is_due else ("service",)
     rows: list[dict[str, float | None]] = []
-    for first in range(0, count, SECONDS):
-        parts = ask_all("by_second", first=first, stop=min(first + SECONDS, count))
+    for first in range(0, count, AT_ONCE):
+        parts = ask_all("by_second", first=first, stop=min(first + AT_ONCE, count))
         grid = _grid(parts)
         operations, not_accepted = (
             _padded_sum([part[name] for part in parts]) for name in ("operations", "not_accepted")
         )
-        for place in range(min(SECONDS, count - first)):
+        for place in range(min(AT_ONCE, count - first)):
             row: dict[str, float | None] = {
                 "second": first + place,
                 "operations": int(operations[place]),
@@ -151,19 +151,21 @@ def _over_time(ask_all: AskAll, last_ns: int, *, is_due: bool) -> OverTime:
     latest_ns = np.max([part["latest_ns"] for part in parts], axis=0)
     begins, ends = pauses_ns(first_ns, latest_ns, last_ns)
     earliest = np.min(ask_all("earliest", begins=begins.tolist(), last_ns=last_ns), axis=0)
-    grid = _grid(parts)
-
-    def quantiles(column: int) -> dict[str, list[float | None]]:
-        times = [grid.group(2 * place + column) for place in range(intervals.number)]
-        return {
-            name: [each.at_ms(share) if each.total else None for each in times] for name, share in QUANTILES.items()
-        }
-
+    service_ms: dict[str, list[float | None]] = {name: [] for name in QUANTILES}
+    response_ms: dict[str, list[float | None]] = {name: [] for name in QUANTILES}
+    for first in range(0, intervals.number, AT_ONCE):
+        stop = min(first + AT_ONCE, intervals.number)
+        grid = _grid(ask_all("by_interval", first=first, stop=stop))
+        for place in range(stop - first):
+            for column, found_ms in enumerate((service_ms, response_ms)):
+                times = grid.group(2 * place + column)
+                for name, share in QUANTILES.items():
+                    found_ms[name].append(times.at_ms(share) if times.total else None)
     return OverTime.counted(
         intervals,
         Counts(*sums),
-        service_ms=quantiles(0),
-        response_ms=quantiles(1) if is_due else None,
+        service_ms=service_ms,
+        response_ms=response_ms if is_due else None,
         outages=outages_s(begins, ends, earliest),
     )
 

@@ -35,6 +35,7 @@ class ShareFigures:
 
     def __init__(self, evidence: Evidence) -> None:
         self._evidence = evidence
+        self._by_interval = (np.empty(0, np.int64), np.zeros(1, np.int64))
 
     def sums(self, warm_up_s: float) -> dict[str, Any]:
         """All that needs no moment of the whole load: see `cpsim.load.adding`."""
@@ -76,17 +77,23 @@ class ShareFigures:
         evidence, records, intervals = self._evidence, self._timed, Intervals.of(last_ns)
         first_ns, latest_ns = answers_by_bucket(records, unanswered(evidence), last_ns)
         counts = intervals.counted(evidence, records)
-        grids = []
-        for where in stretches(len(records)):
-            groups = intervals.places(self._since_ns(records[where]))
-            times = [self._service_ns(records[where]), self._response_ns(records[where])]
-            grids.append(self._grid(groups, times))
+        self._by_interval = intervals.grouped(len(records), lambda where: self._since_ns(records[where]))
         return {
             "counts": [None if each is None else each.tolist() for each in counts],
-            "grid": Grid.joined(grids).plain() if grids else None,
             "first_ns": first_ns.tolist(),
             "latest_ns": latest_ns.tolist(),
         }
+
+    def by_interval(self, first: int, stop: int) -> dict[str, Any]:
+        """Times of operations of some intervals of the load that `over_time` was asked about."""
+        (places, bounds), grids = self._by_interval, []
+        for number in range(first, min(stop, len(bounds) - 1)):
+            of_interval = places[bounds[number] : bounds[number + 1]]
+            for where in stretches(len(of_interval)):
+                chosen = taken(self._timed, of_interval[where])
+                groups = np.full(len(chosen), number - first)
+                grids.append(self._grid(groups, [self._service_ns(chosen), self._response_ns(chosen)]))
+        return {"grid": Grid.joined(grids).plain()}
 
     def earliest(self, begins: list[int], last_ns: int) -> list[int]:
         """See `earliest_ns`."""

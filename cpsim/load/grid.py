@@ -40,9 +40,10 @@ class Grid(NamedTuple):
     def joined(cls, parts: Iterable[Grid]) -> Grid:
         """Of the times of all."""
         found = list(parts)
-        cells, places = np.unique(np.concatenate([part.cells for part in found]), return_inverse=True)
+        nothing = np.empty(0, np.int64)
+        cells, places = np.unique(np.concatenate([nothing, *(part.cells for part in found)]), return_inverse=True)
         counts = np.zeros(len(cells), np.int64)
-        np.add.at(counts, places, np.concatenate([part.counts for part in found]))
+        np.add.at(counts, places, np.concatenate([nothing, *(part.counts for part in found)]))
         return cls(cells, counts)
 
     def group(self, number: int) -> Histogram:

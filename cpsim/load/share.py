@@ -53,6 +53,7 @@ class WorkersShare:
             "rows": self.rows,
             "sums": figures.sums,
             "over_time": figures.over_time,
+            "by_interval": figures.by_interval,
             "earliest": figures.earliest,
             "by_second": figures.by_second,
         }

@@ -80,6 +80,7 @@ def heard(whole, times):
         for what, given in (
             ("sums", {"warm_up_s": 0.0}),
             ("over_time", {"last_ns": int(records["answered_ns"].max())}),
+            ("by_interval", {"first": 0, "stop": 30}),
             ("by_second", {"first": 0, "stop": 30}),
         )
     )
