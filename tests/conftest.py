@@ -12,7 +12,6 @@ from functools import cache
 from itertools import chain
 from pathlib import Path
 
-import late
 import pytest
 from hypothesis import HealthCheck, settings
 
@@ -45,6 +44,8 @@ def pytest_addoption(parser):
 
 def pytest_configure(config):
     if (seed := config.getoption("--late")) is not None:
+        import late  # found only with the configuration of this project
+
         late.begin(seed)
 
 
