@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 A_BATCH: Final = 256
+"""Replies that are noted before they are counted."""
 
 
 class ReplyRecord:

@@ -28,7 +28,7 @@ from cpsim.evidence.past import PARTIAL
 from cpsim.evidence.unfinished import UNFINISHED, Answered, answered, bound_times, count_in
 from cpsim.protocol import arguments
 from cpsim.scenario.formats import columns
-from cpsim.scenario.formats.arrow import places_of
+from cpsim.scenario.formats.arrow import ascending, places_of
 from cpsim.scenario.values import ScenarioError
 from cpsim.system.mapped import let_go
 from cpsim.system.mapped_rows import MappedRows
@@ -329,8 +329,7 @@ class EvidenceFolder:
 def _given_by(journal: pa.Table, ids: npt.NDArray[np.int64], errors: list[str]) -> dict[str, Any]:
     """What a journal has of evidence, of operations with these ids, which ascend."""
     sent = journal["id"].to_numpy()
-    is_in_order = bool(np.all(sent[1:] >= sent[:-1]))
-    order = slice(None) if is_in_order else np.argsort(sent, kind="stable")
+    order = ascending(sent)
     ops = np.arange(len(ids)) if np.array_equal(sent, ids) else np.searchsorted(ids, sent[order])
     records = np.empty(len(journal), RECORD_TYPE)
     records["op"] = ops

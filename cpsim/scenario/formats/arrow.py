@@ -129,6 +129,13 @@ def indices(values: pa.Array | pa.ChunkedArray, known: pa.Array) -> Int64:
     return places
 
 
+def ascending(values: Int64) -> Int64 | slice:
+    """What puts values in ascending order, equal ones as they come; nothing is moved where all are in order."""
+    if np.all(values[1:] >= values[:-1]):
+        return slice(None)
+    return np.argsort(values, kind="stable")
+
+
 def places_among(known: Int64, numbers: Int64) -> Int64:
     """The place of each number among known ones, which ascend; any place for another number."""
     steps = np.diff(known)

@@ -27,7 +27,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from cpsim.errors import in_one_line
-from cpsim.scenario.formats.arrow import places_among, places_of
+from cpsim.scenario.formats.arrow import ascending, places_among, places_of
 from cpsim.scenario.values import ScenarioError
 from cpsim.scenario.workload import ABSENT, KIND_NAMES, OPERATIONS, Arguments, Column, Int64, Workload
 from cpsim.system import parquet
@@ -167,8 +167,7 @@ def _parsed(beside: bytes) -> dict[str, Any]:
 def _from_table(table: pa.Table, beside: dict[str, Any]) -> Workload:
     kind = places_of(table["kind"], KIND_NAMES).astype(np.uint8)
     due_us = _column(table, "due_us").to_numpy()
-    is_in_order = bool(np.all(due_us[1:] >= due_us[:-1]))
-    order = slice(None) if is_in_order else np.argsort(due_us, kind="stable")
+    order = ascending(due_us)
     sites = tuple(beside.get("sites", ()))
     number = _column(table, "number").to_numpy()
     keys = np.column_stack([_column(table, "site").to_numpy(), number]) if sites else number
