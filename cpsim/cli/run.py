@@ -190,10 +190,12 @@ def run(
     from cpsim.run.results import results_of
     from cpsim.run.summary import show, summarise
     from cpsim.scenario import load_workload
+    from cpsim.system.mapped import keep_nothing_large
     from cpsim.system.process import prepare_arrow
     from cpsim.ui.terminal import Stages, printed
 
     prepare_arrow()
+    keep_nothing_large()
     thresholds = against_baseline(thresholds, baseline)
     pace = _pace(rate, speed, users, think_s, virtual=virtual, asap=asap)
     path = find_scenario(scenario)

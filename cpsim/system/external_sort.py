@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 APART: Final = 1 << 10
 """Every so many rows of a sorted piece, one is a sample."""
+PARTS: Final = 32
+"""Mapped parts that are looked at together; the system brings some 64 KiB of each into memory, however small it is."""
 
 
 def in_order(pieces: Iterable[Rows], key: str) -> Iterator[Rows]:
@@ -48,7 +50,7 @@ def in_order(pieces: Iterable[Rows], key: str) -> Iterator[Rows]:
         if is_equal:
             yield from (part.copy() for part in parts if len(part))
         elif any(map(len, parts)):
-            yield _sorted(np.concatenate(parts), key)
+            yield _sorted(_copied(parts), key)
         let_go()
 
 
@@ -104,6 +106,15 @@ def _put_together(pieces: Iterable[Rows]) -> Iterator[Rows]:
             small = []
     if small:
         yield np.concatenate(small)
+
+
+def _copied(parts: list[Rows]) -> Rows:
+    """The rows of parts of mapped pieces, of which few are in memory at a time."""
+    copies: list[Rows] = []
+    for first in range(0, len(parts), PARTS):
+        copies.append(np.concatenate(parts[first : first + PARTS]))
+        let_go()
+    return copies[0] if len(copies) == 1 else np.concatenate(copies)
 
 
 def _sorted(rows: Rows, key: str) -> Rows:

@@ -157,7 +157,7 @@ def keep_freed() -> None:
 def keep_nothing_large() -> None:
     """Have the C library give back pieces of 128 KiB or more as soon as they are freed.
 
-    By itself it comes to keep larger and larger ones, with gaps, the longer a load is. Where it is not glibc, nothing
+    By itself it comes to keep larger and larger ones, with gaps, the longer a run is. Where it is not glibc, nothing
     changes.
     """
     _set_option(M_MMAP_THRESHOLD, 128 << 10)

@@ -35,7 +35,7 @@ from cpsim.run.plan import ReplayTarget
 from cpsim.run.summary import summarise
 from cpsim.scenario import load_workload
 from cpsim.scenario.workload import ABSENT, KIND_CODES
-from cpsim.system.mapped import let_go, put_anywhere, stretches, zeros
+from cpsim.system.mapped import keep_nothing_large, let_go, put_anywhere, stretches, zeros
 from cpsim.system.process import prepare_arrow
 
 PAGE = 10_000
@@ -193,6 +193,7 @@ def _most_bytes():
 def run(jobs, output):
     """Run so many jobs; returns the greatest memory in bytes, and the number of operations."""
     prepare_arrow()
+    keep_nothing_large()
     stages, made = Stages(), []
 
     def load():
